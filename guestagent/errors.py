@@ -1,0 +1,142 @@
+"""The error tree: everything that this package raises on purpose.
+
+Each class has a ``code`` (a word for machines), an ``exit_status`` for the
+command line and room for a hint that says what to do about it::
+
+    GuestagentError            failed        1   our bug or the world's
+      ToolError                tool          1   a child process failed or said something else than success
+      Stalled                  stalled       1   no byte moved for longer than the no-progress limit
+      UsageError               usage         2   a request that cannot be understood
+        ConfigError            config        2   an option that is missing or wrong
+      Refused                  refused       3   understood, possible, and not safe
+      NotFound                 not-found     4   no such backup, job or file
+      ChainBroken              chain-broken  5   the links do not continue each other
+      Corrupt                  corrupt       6   bytes that are not what the manifest promised
+      Busy                     busy          7   another job runs on this host
+      StorageError             storage       8   the object store failed
+        ObjectMissing          storage       8   the store has no such object
+        ObjectExists           storage       8   the store has that object already
+        StorageDenied          storage       8   the credentials do not allow it
+      DatabaseError            database      9   the server failed, refused us or is down
+      Cancelled                cancelled    10   somebody asked us to stop
+
+Messages are lower case, name the thing and end without a dot; the hint is an
+order that a person can follow.  Library code raises these and neither logs
+nor exits; the doors (command line, RPC, job worker) log and translate them.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class GuestagentError(Exception):
+    """Any failure that is ours to explain; ``str()`` gives what, then the hint."""
+
+    code: ClassVar[str] = "failed"
+    exit_status: ClassVar[int] = 1
+
+    def __init__(self, what: str, *, hint: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.what}; {self.hint}" if self.hint else self.what
+
+
+class ToolError(GuestagentError):
+    """A child process failed; ``tail`` holds the last lines that it wrote to stderr."""
+
+    code = "tool"
+
+    def __init__(self, what: str, *, hint: str = "", tail: tuple[str, ...] = ()) -> None:
+        super().__init__(what, hint=hint)
+        self.tail = tail
+
+
+class Stalled(GuestagentError):
+    """No byte moved for longer than the no-progress limit."""
+
+    code = "stalled"
+
+
+class UsageError(GuestagentError):
+    """A request that cannot be understood."""
+
+    code = "usage"
+    exit_status = 2
+
+
+class ConfigError(UsageError):
+    """An option that is missing or wrong."""
+
+    code = "config"
+
+
+class Refused(GuestagentError):
+    """A request that is understood and possible, and that would not end well."""
+
+    code = "refused"
+    exit_status = 3
+
+
+class NotFound(GuestagentError):
+    """No such backup, job or file."""
+
+    code = "not-found"
+    exit_status = 4
+
+
+class ChainBroken(GuestagentError):
+    """The links of a chain do not continue each other."""
+
+    code = "chain-broken"
+    exit_status = 5
+
+
+class Corrupt(GuestagentError):
+    """Bytes that are not what the manifest, or the format, promised."""
+
+    code = "corrupt"
+    exit_status = 6
+
+
+class Busy(GuestagentError):
+    """Another job runs on this host."""
+
+    code = "busy"
+    exit_status = 7
+
+
+class StorageError(GuestagentError):
+    """The object store failed, after the retries that are configured."""
+
+    code = "storage"
+    exit_status = 8
+
+
+class ObjectMissing(StorageError):
+    """The store has no such object."""
+
+
+class ObjectExists(StorageError):
+    """The store has that object already, and was told not to replace it."""
+
+
+class StorageDenied(StorageError):
+    """The store knows who we are, or not, and does not allow it."""
+
+
+class DatabaseError(GuestagentError):
+    """The database server failed, refused us or is down."""
+
+    code = "database"
+    exit_status = 9
+
+
+class Cancelled(GuestagentError):
+    """Somebody asked us to stop."""
+
+    code = "cancelled"
+    exit_status = 10

@@ -1,0 +1,103 @@
+"""How long work is watched and stopped: phases and bytes out, cancellation and the no-progress limit in.
+
+Nothing here draws or prints; a door hands in a :class:`Progress` that does.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from guestagent.errors import Cancelled, Stalled
+
+
+class Progress(Protocol):
+    """What a door shows of long work.  Called from several threads; must not block or raise."""
+
+    def phase(self, name: str, *, total: int | None = None, link: int = 1, links: int = 1) -> None:
+        """Begin a phase of ``total`` bytes (None: unknown), for link ``link`` of ``links``."""
+
+    def advance(self, count: int) -> None:
+        """Count ``count`` more bytes of the present phase."""
+
+
+class Silent:
+    """A progress that nobody looks at."""
+
+    def phase(self, name: str, *, total: int | None = None, link: int = 1, links: int = 1) -> None:
+        """Show nothing."""
+
+    def advance(self, count: int) -> None:
+        """Show nothing."""
+
+
+class Cancel:
+    """A request to stop, set once from any thread or from a signal handler."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._reason = ""
+
+    def set(self, reason: str) -> None:
+        """Ask for the stop; the first reason stays."""
+        if not self._event.is_set():
+            self._reason = reason
+            self._event.set()
+
+    def check(self) -> None:
+        """Raise Cancelled if a stop was asked for."""
+        if self._event.is_set():
+            raise Cancelled(self._reason)
+
+    def wait(self, seconds: float) -> None:
+        """Sleep for ``seconds``, or until a stop is asked for; then raise Cancelled."""
+        self._event.wait(seconds)
+        self.check()
+
+
+class Watch:
+    """One job's eye: forwards progress, and says when the job must end.
+
+    ``limit`` is the number of seconds that may pass without a byte (0: no limit).
+    """
+
+    def __init__(
+        self,
+        progress: Progress | None = None,
+        *,
+        cancel: Cancel | None = None,
+        limit: float = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.cancel = cancel or Cancel()
+        self._progress = progress or Silent()
+        self._limit = limit
+        self._clock = clock
+        self._last = clock()
+        self._name = "start"
+
+    def phase(self, name: str, *, total: int | None = None, link: int = 1, links: int = 1) -> None:
+        """Begin a phase."""
+        self._name = name
+        self._last = self._clock()
+        self._progress.phase(name, total=total, link=link, links=links)
+
+    def advance(self, count: int) -> None:
+        """Count bytes that moved."""
+        self._last = self._clock()
+        self._progress.advance(count)
+
+    def alive(self) -> None:
+        """Note a sign of life that is not a byte, such as a line on a tool's stderr."""
+        self._last = self._clock()
+
+    def check(self) -> None:
+        """Raise Cancelled or Stalled when the job must end."""
+        self.cancel.check()
+        if self._limit and self._clock() - self._last > self._limit:
+            raise Stalled(
+                f"no progress for {self._limit:g} s in phase {self._name}",
+                hint="look for locks held by a session, a full disk or a store that hangs",
+            )

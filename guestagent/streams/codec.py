@@ -1,0 +1,77 @@
+"""Segments, raw to stored and back: zstd frames of a few MiB one after the other, or plain bytes.
+
+Frames in a row are what the zstd tool writes and reads too, so ``cat data/* | zstd -d``
+gives the stream back.
+"""
+
+from __future__ import annotations
+
+import mmap
+import threading
+from collections.abc import Callable
+
+import zstandard
+
+from guestagent.errors import Corrupt
+
+FRAME = 4 << 20
+"""Raw bytes of one zstd frame; one-shot compression of 1-4 MiB is the cheapest there is."""
+
+ZSTD = "zstd"
+NONE = "none"
+
+_LOCAL = threading.local()
+
+
+class Buffer:
+    """Page-aligned memory of a fixed capacity, used again and again; untouched pages cost nothing."""
+
+    def __init__(self, capacity: int) -> None:
+        self._memory = mmap.mmap(-1, capacity)
+        self.view = memoryview(self._memory)
+
+    def __len__(self) -> int:
+        return len(self._memory)
+
+
+def encoder(compression: str, level: int) -> Callable[[memoryview], bytes]:
+    """A function from a raw segment to its stored bytes, safe in several threads."""
+    if compression == NONE:
+        return bytes
+    return lambda raw: b"".join(
+        _compressor(level).compress(raw[start : start + FRAME]) for start in range(0, len(raw), FRAME)
+    )
+
+
+def decode(stored: bytes, compression: str, into: memoryview) -> None:
+    """Fill ``into`` exactly with the raw bytes of ``stored``; raises Corrupt if they do not fit."""
+    if compression == NONE:
+        _copy(stored, into)
+        return
+    try:
+        _decompress(stored, into)
+    except zstandard.ZstdError as error:
+        raise Corrupt(f"a segment does not decompress: {error}") from error
+
+
+def _copy(stored: bytes, into: memoryview) -> None:
+    if len(stored) != len(into):
+        raise Corrupt(f"a segment of {len(stored)} bytes where {len(into)} were promised")
+    into[:] = stored
+
+
+def _decompress(stored: bytes, into: memoryview) -> None:
+    with zstandard.ZstdDecompressor().stream_reader(stored, read_across_frames=True) as reader:
+        filled = 0
+        while filled < len(into) and (count := reader.readinto(into[filled:])):
+            filled += count
+        if filled != len(into) or reader.read(1):
+            raise Corrupt(f"a segment decompresses to another size than the promised {len(into)} bytes")
+
+
+def _compressor(level: int) -> zstandard.ZstdCompressor:
+    """This thread's compressor: making one costs more than a small frame."""
+    found: dict[int, zstandard.ZstdCompressor] = _LOCAL.__dict__.setdefault("compressors", {})
+    if level not in found:
+        found[level] = zstandard.ZstdCompressor(level=level)
+    return found[level]

@@ -1,0 +1,242 @@
+"""Child processes: started, listened to, and never left behind.
+
+A child runs in a process group of its own.  Its stderr is drained all the
+time, logged line by line, and the last lines ride in the error.  The way out
+is a ladder: SIGINT (mariabackup ignores SIGTERM), a grace period, SIGKILL.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import re
+import select
+import signal
+import subprocess
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import IO
+
+from guestagent.errors import ToolError
+from guestagent.progress import Watch
+
+LOG = logging.getLogger(__name__)
+
+PIPE_SIZE = 1 << 20
+"""Bytes; Linux lets an ordinary user have 1 MiB, and it more than doubles a dump's speed over the default 64 KiB."""
+TAIL_LINES = 40
+LINE_LIMIT = 2000
+GRACE = 5.0
+"""Seconds between SIGINT and SIGKILL."""
+POLL = 0.2
+"""Seconds between two looks at whether to stop, while waiting for something else."""
+
+_SECRET_NAME = re.compile(r"SECRET|PASSW|TOKEN|CREDENTIAL|ACCESS_KEY|^OS_|^AWS_|^MYSQL_PWD$")
+
+
+def clean_environment() -> dict[str, str]:
+    """Our environment without whatever looks like a secret; all that a child gets to see."""
+    return {name: value for name, value in os.environ.items() if not _SECRET_NAME.search(name.upper())}
+
+
+def output_of(argv: Sequence[str], *, timeout: float = 30) -> str:
+    """What a short-lived command printed on both outputs; raises ToolError unless it exits with 0."""
+    try:
+        done = subprocess.run(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=timeout,
+            check=False,
+            env=clean_environment(),
+        )
+    except FileNotFoundError as error:
+        raise _missing(argv[0]) from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ToolError(f"cannot run {argv[0]}: {error}") from error
+    text = done.stdout.decode(errors="replace")
+    if done.returncode:
+        tail = tuple(text.splitlines()[-TAIL_LINES:])
+        raise ToolError(f"{argv[0]} {_ending(done.returncode)}{_last_words(tail)}", tail=tail)
+    return text
+
+
+def run_command(argv: Sequence[str], watch: Watch, *, environment: dict[str, str] | None = None) -> None:
+    """Run a command of the operator's to its end; raises ToolError unless it exits with 0.
+
+    It may leave a server behind, so its output goes to a file, not to a pipe of ours, and only
+    the command itself is ended when the watch says so.
+    """
+    with tempfile.TemporaryFile() as words:
+        process = _spawn(argv, stdout=words, stderr=subprocess.STDOUT, environment=environment)
+        try:
+            _await(process, watch)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        words.seek(0)
+        tail = tuple(words.read().decode(errors="replace").splitlines()[-TAIL_LINES:])
+    if process.returncode:
+        raise ToolError(f"{' '.join(argv)} {_ending(process.returncode)}{_last_words(tail)}", tail=tail)
+
+
+def _spawn(
+    argv: Sequence[str], *, stdout: int | IO[bytes], stderr: int, environment: dict[str, str] | None
+) -> subprocess.Popen[bytes]:
+    LOG.info("starting %s", " ".join(argv))
+    try:
+        return subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
+            bufsize=0,
+            env=clean_environment() | (environment or {}),
+        )
+    except FileNotFoundError as error:
+        raise _missing(argv[0]) from error
+    except OSError as error:
+        raise ToolError(f"cannot start {argv[0]}: {error.strerror}") from error
+
+
+def _await(process: subprocess.Popen[bytes], watch: Watch) -> None:
+    while process.poll() is None:
+        watch.check()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(POLL)
+
+
+class Child:
+    """One running tool; a context manager that ends it, whatever happens.
+
+    ``stream`` says whether stdout is a stream for :meth:`read_into`; otherwise stdout joins
+    stderr in the log.  ``on_line`` is called, from another thread, for every line.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        stream: bool = False,
+        on_line: Callable[[], None] | None = None,
+    ) -> None:
+        self.name = os.path.basename(argv[0])
+        self._on_line = on_line
+        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._process = _spawn(
+            argv,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE if stream else subprocess.STDOUT,
+            environment=None,
+        )
+        self._drain = threading.Thread(target=self._listen, name=f"{self.name}-stderr", daemon=True)
+        self._drain.start()
+        if stream:
+            self._widen_pipe()
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+
+    @property
+    def pid(self) -> int:
+        """The child's process id, which is its group's too."""
+        return self._process.pid
+
+    @property
+    def tail(self) -> tuple[str, ...]:
+        """The last lines of stderr; complete once the child has ended."""
+        return tuple(self._tail)
+
+    def read_into(self, view: memoryview, *, stopped: Callable[[], bool]) -> int:
+        """Read what the stream has, at most ``len(view)`` bytes; 0 at its end, or once ``stopped()`` says so."""
+        assert self._process.stdout is not None
+        stdout = self._process.stdout.fileno()
+        poll = select.poll()
+        poll.register(stdout, select.POLLIN)
+        while not poll.poll(POLL * 1000):
+            if stopped():
+                return 0
+        return os.readv(stdout, [view])
+
+    def finish(self, watch: Watch) -> None:
+        """Wait for the child to end; raises ToolError unless it exits with 0."""
+        _await(self._process, watch)
+        self._drain.join(GRACE)
+        code = self._process.returncode
+        if code:
+            raise ToolError(f"{self.name} {_ending(code)}{_last_words(self.tail)}", tail=self.tail)
+
+    def end(self) -> None:
+        """End the child and its group if they still run; returns when they are gone."""
+        for number in (signal.SIGINT, signal.SIGKILL):
+            if self._process.poll() is None:
+                LOG.info("ending %s (pid %d) with %s", self.name, self.pid, number.name)
+                self._signal(number)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(GRACE)
+        self._signal(signal.SIGKILL)  # whatever the child itself left in its group
+        self._process.wait()
+        self._drain.join(GRACE)
+        if self._process.stderr is not None and self._process.stdout is not None:
+            self._process.stdout.close()
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
+
+    def _widen_pipe(self) -> None:
+        assert self._process.stdout is not None
+        try:
+            fcntl.fcntl(self._process.stdout, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+        except OSError as error:
+            LOG.debug("the pipe from %s stays small: %s", self.name, error)
+
+    def _listen(self) -> None:
+        pipe = self._process.stderr or self._process.stdout
+        assert pipe is not None
+        with pipe:
+            for line in _lines(pipe.fileno()):
+                self._tail.append(line)
+                LOG.debug("%s: %s", self.name, line)
+                if self._on_line:
+                    self._on_line()
+
+
+def _lines(descriptor: int) -> Iterator[str]:
+    """The lines that come out of a pipe, each cut to LINE_LIMIT characters, in bounded memory."""
+    rest = b""
+    while data := os.read(descriptor, 1 << 16):
+        *whole, rest = (rest + data).split(b"\n")
+        rest = rest[: LINE_LIMIT * 4]
+        for line in whole:
+            if line.strip():
+                yield line.decode(errors="replace").rstrip()[:LINE_LIMIT]
+    if rest.strip():
+        yield rest.decode(errors="replace").rstrip()[:LINE_LIMIT]
+
+
+def _missing(tool: str) -> ToolError:
+    return ToolError(f"{tool} is not installed", hint=f"install the package that has {tool}, or put it on PATH")
+
+
+def _ending(code: int) -> str:
+    if code < 0:
+        return f"died by {signal.Signals(-code).name}"
+    return f"failed with exit status {code}"
+
+
+def _last_words(tail: Sequence[str]) -> str:
+    return f": {tail[-1]}" if tail else ""

@@ -1,0 +1,219 @@
+"""Segments, many at a time: a dump to stored objects, and stored objects back to files.
+
+Both ways are one crew each: whoever is free takes the next segment.  What a
+segment is called, and where it lies, only the functions know that are handed in.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Protocol
+
+from guestagent.errors import Corrupt
+from guestagent.manifest import Segment, StreamFacts, digest
+from guestagent.progress import Watch
+from guestagent.streams.chunks import whole_chunks
+from guestagent.streams.codec import Buffer, decode
+from guestagent.streams.crew import LOOK, Crew
+from guestagent.streams.extract import BOUNCE
+from guestagent.streams.split import RawSegment, Splitter
+
+Put = Callable[[int, bytes, str], None]
+"""Stores a segment's bytes under its index, given their SHA-256."""
+
+Source = Callable[[memoryview, Callable[[], bool]], int]
+"""As split.Read, and told by its second argument when to give up waiting."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A stream that lies in the store: its segments by index, and how to read them."""
+
+    segments: tuple[Segment, ...]
+    stream: StreamFacts
+
+
+def store(
+    source: Source,
+    *,
+    dialect: str,
+    segment_size: int,
+    encode: Callable[[memoryview], bytes],
+    put: Put,
+    workers: int,
+    watch: Watch,
+) -> Stored:
+    """Cut, check, encode and put a dump's stream; returns once every segment is stored.
+
+    Raises the first failure: the dump's, a worker's or the watch's.
+    """
+    segments: list[Segment] = []
+
+    def read(view: memoryview) -> int:
+        count = source(view, crew.stopped)
+        watch.advance(count)
+        return count
+
+    def work(_: Buffer, raw: RawSegment) -> None:
+        for _chunk in whole_chunks(raw.view, dialect=dialect):
+            pass  # walking them checks their CRCs, here where it runs in parallel
+        stored = encode(raw.view)
+        sha256 = digest(stored)
+        put(raw.index, stored, sha256)
+        segments.append(Segment(raw.index, len(raw.view), len(stored), sha256))
+
+    splitter = Splitter(read, dialect=dialect, segment_size=segment_size)
+    crew = Crew(workers, workspace=splitter.buffer, take=splitter.take, work=work)
+    with crew:
+        crew.wait(watch)
+    facts = StreamFacts(format=dialect, files=splitter.files, ordered_from=splitter.ordered_from)
+    return Stored(tuple(sorted(segments, key=lambda segment: segment.index)), facts)
+
+
+class Sink(Protocol):
+    """Where raw segments go: see extract.Extraction."""
+
+    def apply(self, view: memoryview, bounce: Buffer, *, ordered: bool = False) -> None:
+        """Take the chunks of one raw segment; raises Corrupt."""
+
+    def check_complete(self, files: int) -> None:
+        """Raise Corrupt unless all files are there."""
+
+
+class Proof:
+    """A sink that keeps nothing: it proves that the chunks are whole and counts the files that end."""
+
+    def __init__(self, *, dialect: str) -> None:
+        self._dialect = dialect
+        self._lock = threading.Lock()
+        self._ended = 0
+
+    def apply(self, view: memoryview, bounce: Buffer, *, ordered: bool = False) -> None:
+        """Walk the chunks."""
+        ended = sum(chunk.kind == "end" for chunk in whole_chunks(view, dialect=self._dialect))
+        with self._lock:
+            self._ended += ended
+
+    def check_complete(self, files: int) -> None:
+        """Raise Corrupt unless ``files`` files have ended."""
+        if self._ended != files:
+            raise Corrupt(f"the segments end {self._ended} files and the manifest has {files}")
+
+
+@dataclass
+class Incoming:
+    """One link's stream on its way into ``sink``.
+
+    ``fetch`` gives a segment's stored bytes, proven to be the manifest's; ``label`` names the
+    link in errors.
+    """
+
+    stored: Stored
+    compression: str
+    fetch: Callable[[Segment], bytes]
+    sink: Sink
+    label: str
+    _left: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._left = len(self.stored.segments)
+
+    @property
+    def arrived(self) -> bool:
+        """Whether every segment has been applied."""
+        return self._left == 0
+
+    def batches(self) -> Iterator[tuple[Segment, ...]]:
+        """The segments in the pieces that one worker does: one by one, and what needs order as one piece."""
+        first = self.stored.stream.ordered_from
+        free = self.stored.segments[:first] if first is not None else self.stored.segments
+        yield from ((segment,) for segment in free)
+        if first is not None:
+            yield self.stored.segments[first:]
+
+    def is_ordered(self, segment: Segment) -> bool:
+        """Whether the segment must come after all earlier ones."""
+        first = self.stored.stream.ordered_from
+        return first is not None and segment.index >= first
+
+
+@dataclass(frozen=True)
+class _Space:
+    """A worker's own memory on the way back."""
+
+    raw: Buffer
+    bounce: Buffer
+
+
+class Arrivals:
+    """All links of a chain on their way in, the base first where they compete; a context manager.
+
+    Fetches and applies in ``workers`` threads while the caller does something else; ``wait_for``
+    a link, then its files are whole.
+    """
+
+    def __init__(self, links: Sequence[Incoming], *, workers: int, watch: Watch) -> None:
+        self._links = links
+        self._watch = watch
+        self._batches = ((link, batch) for link in links for batch in link.batches())
+        self._largest = max(segment.raw_size for link in links for segment in link.stored.segments)
+        self._lock = threading.Lock()
+        self._crew = Crew(workers, workspace=self._space, take=self._take, work=self._work)
+
+    def __enter__(self) -> Arrivals:
+        self._crew.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._crew.__exit__(kind, error, trace)
+
+    def wait_for(self, number: int) -> None:
+        """Wait until link ``number`` (base: 0) is whole; raises the first failure of any link."""
+        link = self._links[number]
+        self._crew.wait(self._watch, lambda: link.arrived)
+        link.sink.check_complete(link.stored.stream.files)
+
+    def check(self) -> None:
+        """Raise the first failure so far, if there is one."""
+        self._crew.wait(self._watch, lambda: True)
+
+    def _space(self) -> _Space:
+        return _Space(raw=Buffer(max(1, self._largest)), bounce=Buffer(BOUNCE))
+
+    def _take(self, _: _Space) -> tuple[Incoming, tuple[Segment, ...]] | None:
+        return next(self._batches, None)
+
+    def _work(self, space: _Space, task: tuple[Incoming, tuple[Segment, ...]]) -> None:
+        link, batch = task
+        if link.is_ordered(batch[0]) and not self._alone(link, len(batch)):
+            return
+        for segment in batch:
+            if self._crew.stopped():
+                return
+            self._bring(link, segment, space)
+            with self._lock:
+                link._left -= 1
+            self._watch.advance(segment.stored_size)
+            self._crew.tell()
+
+    def _alone(self, link: Incoming, own: int) -> bool:
+        """Wait until nothing of the link is missing but ``own`` segments; False if the work is to end."""
+        while link._left > own:
+            if self._crew.stopped():
+                return False
+            self._crew.nap(LOOK)
+        return True
+
+    def _bring(self, link: Incoming, segment: Segment, space: _Space) -> None:
+        stored = link.fetch(segment)
+        view = space.raw.view[: segment.raw_size]
+        try:
+            decode(stored, link.compression, view)
+            link.sink.apply(view, space.bounce, ordered=link.is_ordered(segment))
+        except Corrupt as error:
+            raise Corrupt(f"segment {segment.index} of {link.label}: {error.what}") from error

@@ -1,0 +1,64 @@
+"""mariabackup: MariaDB's own tool, 10.x and 11.x."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from guestagent.engines import Connection, DumpFacts, DumpRequest, PrepareRequest, argv_for, facts, optionfile
+from guestagent.model import Lsn, ServerFacts, Version
+
+_BINLOG = frozenset({"BINLOG MONITOR", "REPLICATION CLIENT", "SUPER"})
+"""Any of these lets an account see where the binary log stands; 10.5 gave REPLICATION CLIENT its new name."""
+_BINLOG_MONITOR_SINCE = Version(10, 5, 2)
+
+
+class Mariabackup:
+    """Speaks mariabackup; has no state."""
+
+    name = "mariabackup"
+    tool = "mariabackup"
+    datastore = "mariadb"
+    stream_format = "mbstream"
+
+    def version_argv(self) -> list[str]:
+        """As in the protocol."""
+        return [self.tool, "--no-defaults", "--version"]
+
+    def missing_grants(self, server: ServerFacts) -> tuple[str, ...]:
+        """As in the protocol: RELOAD for BACKUP STAGE, PROCESS for InnoDB's status, and a view of the binary log.
+
+        LOCK TABLES is not needed, and SUPER does not stand in for RELOAD.
+        """
+        if "ALL PRIVILEGES" in server.grants:
+            return ()
+        missing = [grant for grant in ("RELOAD", "PROCESS") if grant not in server.grants]
+        if not _BINLOG & server.grants:
+            missing.append("BINLOG MONITOR" if server.version >= _BINLOG_MONITOR_SINCE else "REPLICATION CLIENT")
+        return tuple(missing)
+
+    def option_file(self, connection: Connection) -> str:
+        """As in the protocol."""
+        return optionfile.rendered(connection, self.tool)
+
+    def dump_argv(self, request: DumpRequest) -> list[str]:
+        """As in the protocol."""
+        argv = argv_for.dump(self.tool, self.stream_format, request)
+        if request.lock_wait_timeout:
+            argv.append(f"--ftwrl-wait-timeout={request.lock_wait_timeout}")
+        return [*argv, *request.extra_args]
+
+    def prepare_argv(self, request: PrepareRequest) -> list[str]:
+        """As in the protocol; every step is a plain prepare: since 10.2 there is no --apply-log-only."""
+        return argv_for.prepare(self.tool, request)
+
+    def facts(self, files: Mapping[str, str]) -> DumpFacts:
+        """As in the protocol."""
+        return facts.dump_facts(files)
+
+    def prepared_to(self, files: Mapping[str, str]) -> Lsn:
+        """As in the protocol."""
+        return facts.prepared_to(files)
+
+    def confirmed(self, tail: Sequence[str]) -> bool:
+        """As in the protocol."""
+        return facts.confirmed(tail)

@@ -1,0 +1,121 @@
+"""The journal of a swap: what is to move, and how far it has come.  Read as if a stranger had written it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from guestagent.datadir import durable, layout
+from guestagent.errors import Corrupt
+
+_FORMAT = 1
+_MODE = 0o640
+_INCOMING = re.compile(rf"{re.escape(layout.BASE)}|{re.escape(layout.KEPT)}{layout.LABEL}")
+_OUTGOING = re.compile(rf"({re.escape(layout.KEPT)}|{re.escape(layout.TRASH)}){layout.LABEL}")
+_HINT = "restore into another directory, and look at this one by hand"
+
+
+class Phase(Enum):
+    """How far a swap has come, and so what ends it after a crash."""
+
+    BACK = "back"
+    """No new data are in, and none shall come: undo."""
+    OUT = "out"
+    """The old data move out: go on."""
+    IN = "in"
+    """The old data are out, the new move in: go on."""
+    LAST = "last"
+    """Everything is in place but the files that let a server start: go on."""
+
+
+@dataclass(frozen=True)
+class Journal:
+    """One swap; ``incoming`` and ``outgoing`` are directories below ours, ``old`` and ``new`` names of entries."""
+
+    phase: Phase
+    incoming: str
+    outgoing: str
+    old: frozenset[str]
+    new: frozenset[str]
+
+    def at(self, phase: Phase) -> Journal:
+        """The same swap in another phase."""
+        return replace(self, phase=phase)
+
+    def to_bytes(self) -> bytes:
+        """As JSON; names that are not UTF-8 are escaped."""
+        document = {
+            "format": _FORMAT,
+            "phase": self.phase.value,
+            "incoming": self.incoming,
+            "outgoing": self.outgoing,
+            "old": sorted(self.old),
+            "new": sorted(self.new),
+        }
+        return json.dumps(document, indent=1).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Journal:
+        """Read a journal; raises Corrupt for anything else."""
+        try:
+            return _parsed(json.loads(data))
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise Corrupt(f"not a swap's journal: {error}", hint=_HINT) from error
+
+
+def _parsed(document: Any) -> Journal:
+    if document["format"] != _FORMAT:
+        raise ValueError(f"format {document['format']!r}")
+    return Journal(
+        phase=Phase(document["phase"]),
+        incoming=_place(document["incoming"], _INCOMING),
+        outgoing=_place(document["outgoing"], _OUTGOING),
+        old=_names(document["old"]),
+        new=_names(document["new"]),
+    )
+
+
+def _place(value: Any, shape: re.Pattern[str]) -> str:
+    if not shape.fullmatch(value):
+        raise ValueError(f"directory {value!r}")
+    return str(value)
+
+
+def _names(values: Any) -> frozenset[str]:
+    if not isinstance(values, list):
+        raise TypeError("entries that are not a list")
+    return frozenset(map(_name, values))
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or value in ("", ".", "..", layout.OURS) or "/" in value or "\0" in value:
+        raise ValueError(f"entry {value!r}")
+    return value
+
+
+def read(datadir: Path) -> Journal | None:
+    """The journal of the swap that is half done in ``datadir``, if one is."""
+    try:
+        return Journal.from_bytes(_path(datadir).read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def write(datadir: Path, journal: Journal) -> None:
+    """Write or replace the journal, durably."""
+    durable.write(_path(datadir), journal.to_bytes(), mode=_MODE, like=datadir)
+
+
+def remove(datadir: Path) -> None:
+    """The swap is over."""
+    os.unlink(_path(datadir))
+    durable.sync_directory(layout.ours(datadir))
+
+
+def _path(datadir: Path) -> Path:
+    return layout.ours(datadir) / layout.JOURNAL

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from guestagent.datadir import durable, layout
+from guestagent.datadir import layout
 from guestagent.datadir.durable import explained, opened, shown
 from guestagent.errors import ConfigError, Refused, UsageError
 
@@ -159,17 +159,6 @@ def own(tree: Path, *, user: str) -> None:
     with explained(f"give {shown(tree)} to {user}"):
         for handle in opened(tree):
             _own_one(handle, account)
-
-
-def own_directory(path: Path, *, user: str) -> None:
-    """Give the directory ``path`` itself, and nothing below it, to ``user``."""
-    account = _account(user)
-    with explained(f"give {shown(path)} to {user}"):
-        handle = os.open(path, durable.FOR_READING | os.O_DIRECTORY)
-        try:
-            _own_one(handle, account)
-        finally:
-            os.close(handle)
 
 
 def _account(user: str) -> pwd.struct_passwd:

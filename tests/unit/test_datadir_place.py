@@ -244,19 +244,6 @@ def test_root_gives_user_and_group(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert set(given.values()) == {(NOBODY.pw_uid, NOBODY.pw_gid)}
 
 
-def test_a_directory_can_be_given_without_what_is_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = datadir(tmp_path)
-    path.chmod(0o755)
-    given: list[tuple[str, int, int]] = []
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(
-        os, "fchown", lambda handle, *owner: given.append((os.readlink(f"/proc/self/fd/{handle}"), *owner))
-    )
-    place.own_directory(path, user="nobody")
-    assert given == [(str(path), NOBODY.pw_uid, NOBODY.pw_gid)]
-    assert stat.S_IMODE(path.stat().st_mode) == 0o700
-
-
 def test_who_is_not_root_keeps_groups_and_may_not_give_to_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

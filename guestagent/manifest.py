@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -35,6 +35,8 @@ MAX_MANIFEST = 256 << 20
 MAX_SEGMENTS = 1_000_000
 MAX_SEGMENT_SIZE = 256 << 20
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""Halves of characters, as Python reads them from bytes that are not UTF-8; no Unicode text has them."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _ABSENT = object()
 T = TypeVar("T")
@@ -77,7 +79,7 @@ class StreamFacts:
 class Manifest:
     """What a backup is.  Written last and once; a backup exists if and only if it does.
 
-    Times are UTC.  ``unknown`` keeps the keys that this version does not know.
+    Times are UTC.  ``unknown`` keeps the keys that this version does not know, other than those of segments.
     """
 
     id: BackupId
@@ -112,9 +114,10 @@ class Manifest:
         return sum(segment.stored_size for segment in self.segments)
 
     def to_bytes(self) -> bytes:
-        """Canonical JSON (RFC 8785 for the types used here): sorted keys, no blanks, UTF-8, no floats."""
+        """Canonical JSON: sorted keys, no blanks, UTF-8, no floats; U+FFFD for what is not Unicode."""
         document = _merged(self.unknown, self._document())
-        return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return _SURROGATE.sub("\ufffd", text).encode()
 
     def _document(self) -> dict[str, Any]:
         return {
@@ -167,7 +170,7 @@ class Backup:
         manifest = self.manifest
         binlog = manifest.binlog
         return {
-            "created": _to_the_second(manifest.started),
+            "created": timestamp(manifest.started)[:19] + "Z",
             "description": manifest.description,
             "id": manifest.id,
             "instance_id": manifest.instance_id,
@@ -176,7 +179,7 @@ class Backup:
             "parent_id": manifest.parent.id if manifest.parent else None,
             "size": round(manifest.stored_size / 2**30, 4),
             "status": "COMPLETED",
-            "updated": _to_the_second(manifest.finished),
+            "updated": timestamp(manifest.finished)[:19] + "Z",
             "type": manifest.kind.value,
             "checksum": self.checksum,
             "datastore": manifest.datastore,
@@ -202,17 +205,21 @@ def timestamp(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
 
 
-def _to_the_second(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """``above`` over ``below``, object by object, so that unknown keys stay where they were."""
     result = dict(below)
     for key, value in above.items():
-        under = result.get(key)
-        both = isinstance(under, dict) and isinstance(value, Mapping)
-        result[key] = _merged(under, value) if both and under is not None else value
+        under = below.get(key)
+        result[key] = _merged(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
+    return result
+
+
+def _beyond(found: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``found`` has and ``known`` has not, object by object."""
+    result = {key: value for key, value in found.items() if key not in known}
+    for key in found.keys() & known.keys():
+        if isinstance(found[key], dict) and (below := _beyond(found[key], known[key])):
+            result[key] = below
     return result
 
 
@@ -229,7 +236,15 @@ class _Reader:
         """The value of ``key``, which must be exactly of type ``kind``."""
         value = self._value.get(key, _ABSENT)
         if type(value) is not kind:
-            raise Corrupt(f"{self._where}: {key} is {'missing' if value is _ABSENT else f'not a {kind.__name__}'}")
+            wrong = "missing" if value is _ABSENT else f"of type {type(value).__name__}, not {kind.__name__}"
+            raise Corrupt(f"{self._where}: {key} is {wrong}")
+        return value
+
+    def text(self, key: str) -> str:
+        """A text that can be shown and written again."""
+        value = self.take(key, str)
+        if _SURROGATE.search(value):
+            raise Corrupt(f"{self._where}: {key} is not Unicode text")
         return value
 
     def number(self, key: str, *, most: int = MAX_LSN) -> int:
@@ -241,140 +256,131 @@ class _Reader:
 
     def one_of(self, key: str, *choices: str) -> str:
         """A word out of ``choices``."""
-        value = self.take(key, str)
+        value = self.text(key)
         if value not in choices:
-            raise Corrupt(f"{self._where}: {key} is {value!r}, not one of {', '.join(choices)}")
+            raise Corrupt(f"{self._where}: {key} is {value[:80]!r}, not one of {', '.join(choices)}")
         return value
 
     def moment(self, key: str) -> datetime:
         """A UTC time in the form that ``timestamp`` writes."""
         try:
-            return datetime.strptime(self.take(key, str), "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+            return datetime.strptime(self.text(key), "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
         except ValueError as error:
             raise Corrupt(f"{self._where}: {key} is not a time: {error}") from error
 
     def checked(self, key: str, check: Callable[[str], T]) -> T:
         """A text that ``check`` accepts."""
+        text = self.text(key)
         try:
-            return check(self.take(key, str))
-        except UsageError as error:
+            return check(text)
+        except (UsageError, Corrupt) as error:
             raise Corrupt(f"{self._where}: {key}: {error.what}") from error
 
     def sha256(self, key: str) -> str:
         """A digest in lower-case hex."""
-        value = self.take(key, str)
+        value = self.text(key)
         if not _DIGEST.fullmatch(value):
             raise Corrupt(f"{self._where}: {key} is not a sha256")
         return value
-
-    def number_or_none(self, key: str, *, most: int = MAX_LSN) -> int | None:
-        """A whole number from 0 to ``most``, or None where it is null."""
-        return None if self._value.get(key, _ABSENT) is None else self.number(key, most=most)
 
     def below(self, key: str) -> _Reader:
         """The object under ``key``."""
         return _Reader(self.take(key, dict), f"{self._where}: {key}")
 
-    def below_or_none(self, key: str) -> _Reader | None:
-        """The object under ``key``, or None where it is null."""
-        return None if self._value.get(key, _ABSENT) is None else self.below(key)
+    def optional(self, key: str, read: Callable[[str], T]) -> T | None:
+        """What ``read`` makes of ``key``, or None where it is null."""
+        return None if self._value.get(key, _ABSENT) is None else read(key)
 
 
-def _load(data: bytes) -> dict[str, Any]:
+def _load(data: bytes) -> Any:
     if len(data) > MAX_MANIFEST:
         raise Corrupt(f"manifest of {len(data)} bytes is larger than any that this version writes")
     try:
-        document = json.loads(data)
+        return json.loads(data.decode(), object_pairs_hook=_object, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise Corrupt(f"manifest is not JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise Corrupt("manifest is not a JSON object")
-    return document
 
 
-def _parsed(document: dict[str, Any]) -> Manifest:
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(found := dict(pairs)) < len(pairs):
+        raise ValueError("an object has a key twice")
+    return found
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+def _parsed(document: Any) -> Manifest:
     top = _Reader(document)
     _check_readable(top)
     engine, server, lsn = top.below("engine"), top.below("server"), top.below("lsn")
+    segments = _segments(top.take("segments", list))
     manifest = Manifest(
         id=top.checked("id", backup_id),
-        name=top.take("name", str),
-        description=top.take("description", str),
+        name=top.text("name"),
+        description=top.text("description"),
         instance_id=top.checked("instance_id", instance_id),
         kind=Kind(top.one_of("type", *(kind.value for kind in Kind))),
-        parent=_parent(top.below_or_none("parent")),
-        incarnation=top.take("incarnation", str),
+        parent=top.optional("parent", lambda key: _parent(top.below(key))),
+        incarnation=top.text("incarnation"),
         engine=engine.one_of("name", "mariabackup", "xtrabackup"),
         tool_version=engine.checked("version", _version),
         datastore=server.one_of("datastore", "mariadb", "mysql"),
         server_version=server.checked("version", _version),
         lsn=Checkpoints(begin=Lsn(lsn.number("from")), end=Lsn(lsn.number("to")), last=Lsn(lsn.number("last"))),
-        binlog=_binlog(top.below_or_none("binlog")),
+        binlog=top.optional("binlog", lambda key: _binlog(top.below(key))),
         compression=top.one_of("compression", "zstd", "none"),
         encryption=None,
-        stream=_stream(top.below("stream")),
+        stream=_stream(top.below("stream"), last=len(segments) - 1),
         started=top.moment("started"),
         finished=top.moment("finished"),
-        segments=_segments(top.take("segments", list)),
-        unknown=document,
+        segments=segments,
     )
     _check_agrees(manifest, top.below("sizes"))
-    return manifest
+    return replace(manifest, unknown=_beyond(document, manifest._document()))
 
 
 def _version(text: str) -> str:
-    try:
-        Version.parse(text)
-    except Corrupt as error:
-        raise UsageError(error.what) from error
+    Version.parse(text)
     return text
 
 
 def _check_readable(top: _Reader) -> None:
     found = top.number("format")
     if found != FORMAT:
-        raise Corrupt(
-            f"manifest of format {found}, and this version reads format {FORMAT}", hint="use a newer guestagent"
-        )
-    if top.below_or_none("encryption") is not None:
+        raise Corrupt(f"manifest of format {found}, and this version reads {FORMAT}", hint="use a newer guestagent")
+    if top.optional("encryption", top.below) is not None:
         raise Corrupt("manifest of an encrypted backup, and this version reads none", hint="use a newer guestagent")
 
 
-def _parent(found: _Reader | None) -> Parent | None:
-    if found is None:
-        return None
-    return Parent(
-        id=found.checked("id", backup_id), location=found.take("location", str), checksum=found.sha256("checksum")
-    )
+def _parent(found: _Reader) -> Parent:
+    return Parent(id=found.checked("id", backup_id), location=found.text("location"), checksum=found.sha256("checksum"))
 
 
-def _binlog(found: _Reader | None) -> Binlog | None:
-    if found is None:
-        return None
-    return Binlog(file=found.take("file", str), position=found.number("position"), gtid=found.take("gtid", str))
+def _binlog(found: _Reader) -> Binlog:
+    return Binlog(file=found.text("file"), position=found.number("position"), gtid=found.text("gtid"))
 
 
-def _stream(found: _Reader) -> StreamFacts:
+def _stream(found: _Reader, *, last: int) -> StreamFacts:
     return StreamFacts(
         format=found.one_of("format", "mbstream", "xbstream"),
         files=found.number("files"),
-        ordered_from=found.number_or_none("ordered_from", most=MAX_SEGMENTS),
+        ordered_from=found.optional("ordered_from", lambda key: found.number(key, most=last)),
     )
 
 
 def _segments(found: list[Any]) -> tuple[Segment, ...]:
     if not 0 < len(found) <= MAX_SEGMENTS:
         raise Corrupt(f"manifest with {len(found)} segments")
-    segments = tuple(_segment(_Reader(value, f"manifest: segment {index}")) for index, value in enumerate(found))
-    for index, segment in enumerate(segments):
-        if segment.index != index:
-            raise Corrupt(f"manifest: segment {segment.index} stands where {index} belongs")
-    return segments
+    return tuple(_segment(_Reader(value, f"manifest: segment {index}"), index) for index, value in enumerate(found))
 
 
-def _segment(found: _Reader) -> Segment:
+def _segment(found: _Reader, index: int) -> Segment:
+    if found.number("index") != index:
+        raise Corrupt(f"manifest: segment {found.number('index')} stands where {index} belongs")
     return Segment(
-        index=found.number("index"),
+        index=index,
         raw_size=found.number("raw_size", most=MAX_SEGMENT_SIZE),
         stored_size=found.number("stored_size", most=MAX_SEGMENT_SIZE),
         sha256=found.sha256("sha256"),

@@ -22,7 +22,7 @@ Lsn = NewType("Lsn", int)
 MAX_LSN = 2**64 - 1
 
 _INSTANCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
+_VERSION = re.compile(r"(?<!\d)(\d{1,9})\.(\d{1,9})\.(\d{1,9})(?!\d)", re.ASCII)
 
 
 def backup_id(text: str) -> BackupId:

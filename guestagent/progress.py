@@ -5,7 +5,6 @@ Nothing here draws or prints; a door hands in a :class:`Progress` that does.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -34,27 +33,23 @@ class Silent:
 
 
 class Cancel:
-    """A request to stop, set once from any thread or from a signal handler."""
+    """A request to stop, set once from any thread or from a signal handler.
+
+    It has no lock: a handler that interrupts its own thread would wait for that for ever.
+    """
 
     def __init__(self) -> None:
-        self._event = threading.Event()
-        self._reason = ""
+        self._reason: str | None = None
 
     def set(self, reason: str) -> None:
         """Ask for the stop; the first reason stays."""
-        if not self._event.is_set():
+        if self._reason is None:
             self._reason = reason
-            self._event.set()
 
     def check(self) -> None:
         """Raise Cancelled if a stop was asked for."""
-        if self._event.is_set():
+        if self._reason is not None:
             raise Cancelled(self._reason)
-
-    def wait(self, seconds: float) -> None:
-        """Sleep for ``seconds``, or until a stop is asked for; then raise Cancelled."""
-        self._event.wait(seconds)
-        self.check()
 
 
 class Watch:

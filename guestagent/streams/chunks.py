@@ -1,4 +1,4 @@
-"""The chunk format of mbstream and xbstream: headers read, payloads checked.
+"""The chunk format of mbstream and xbstream: headers read, paths and payloads checked.
 
 A chunk is ``XBSTCK01``, one byte of flags, one byte of type, a u32 path length
 and the path; everything is little-endian.  By type there follows:
@@ -13,16 +13,18 @@ S     sparse (xbstream)   u32 entries, u64 length, u64 offset, u32 CRC-32 over m
                           payload, per entry u32 skip and u32 length, the payload
 ====  ==================  ==========================================================
 
+Of the flags, only the value 2 of mbstream means something here: the file may be there already, and begins anew.
+
 Sources: ``extra/mariabackup/xbstream*`` of the MariaDB server and what its 10.11 mbstream accepts
-(S, R and D were found by feeding it each type), and the format page of Percona XtraBackup.
+(S, R, D and the flag were found by feeding it each), and the format page of Percona XtraBackup.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 from guestagent.errors import Corrupt
 
@@ -31,8 +33,10 @@ MAX_PATH = 4096
 MAX_PAYLOAD = 16 << 20
 """Bytes; both tools write 10 MiB at the most unless told otherwise."""
 MAX_SPARSE_MAP = 1 << 16
-IGNORABLE = 0x01
-"""The flag of chunks that a reader may pass over if it does not know their type."""
+MAX_FILE = 1 << 56
+"""Bytes; more than any filesystem takes, and far enough from 2**63 that no sum of offsets reaches it."""
+REWRITE = 0x02
+"""The flags of a chunk that begins a file anew although the stream had ended it before."""
 
 MBSTREAM = "mbstream"
 XBSTREAM = "xbstream"
@@ -47,7 +51,11 @@ _SPARSE_ENTRY = struct.Struct("<II")
 LONGEST_CHUNK = _HEAD.size + MAX_PATH + _SPARSE.size + MAX_SPARSE_MAP * _SPARSE_ENTRY.size + MAX_PAYLOAD
 
 
-class Incomplete(Exception):  # noqa: N818: not an error, a request
+_Read = Callable[[memoryview, int, int, int, bytes], "Chunk"]
+"""From the buffer, where the chunk begins, where its path ended, where the bytes end, and the path."""
+
+
+class Incomplete(Exception):
     """The header goes on beyond the bytes at hand; ``need`` says how many there must be at least."""
 
     def __init__(self, need: int) -> None:
@@ -59,7 +67,8 @@ class Chunk:
     """A chunk's header, with places given as offsets into the buffer that it was read from.
 
     ``body`` is where map and payload begin and ``end`` where the chunk does; ``offset`` is the
-    place of the payload in the file; ``entries`` counts the sparse map's pairs.
+    place of the payload in the file; ``entries`` counts the sparse map's pairs; ``rewrite`` says
+    that the file may begin anew here.
     """
 
     kind: str
@@ -70,6 +79,7 @@ class Chunk:
     crc: int = 0
     entries: int = 0
     new_path: bytes = b""
+    rewrite: bool = False
 
     @property
     def payload(self) -> int:
@@ -77,7 +87,7 @@ class Chunk:
         return self.body + self.entries * _SPARSE_ENTRY.size
 
 
-PAYLOAD, END, SPARSE, SEEK, RENAME, REMOVE, SKIP = "payload", "end", "sparse", "seek", "rename", "remove", "skip"
+PAYLOAD, END, SPARSE, SEEK, RENAME, REMOVE = "payload", "end", "sparse", "seek", "rename", "remove"
 
 
 def read_chunk(view: memoryview, at: int, end: int, *, dialect: str) -> Chunk:
@@ -91,23 +101,11 @@ def read_chunk(view: memoryview, at: int, end: int, *, dialect: str) -> Chunk:
     if magic != MAGIC:
         raise Corrupt("the stream has no chunk where one must begin")
     path, after = _path(view, at, at + _HEAD.size, length, end)
-    if kind == b"P":
-        return _payload(view, at, after, end, path)
-    if kind == b"E":
-        return Chunk(kind=END, path=path, body=after, end=after)
-    if dialect == XBSTREAM and kind == b"S":
-        return _sparse(view, at, after, end, path)
-    if dialect == MBSTREAM and kind == b"S":
-        _need(after + _U64.size, at, end)
-        (offset,) = _U64.unpack_from(view, after)
-        return Chunk(kind=SEEK, path=path, body=after, end=after + _U64.size, offset=offset)
-    if dialect == MBSTREAM and kind == b"R":
-        return _rename(view, at, after, end, path)
-    if dialect == MBSTREAM and kind == b"D":
-        return Chunk(kind=REMOVE, path=path, body=after, end=after)
-    if kind == b"\0" and flags & IGNORABLE:
-        return Chunk(kind=SKIP, path=path, body=after, end=after)
-    raise Corrupt(f"the stream has a chunk of unknown type {kind!r} for {shown(path)}")
+    read = _READERS[dialect].get(kind)
+    if read is None:
+        raise Corrupt(f"the stream has a chunk of unknown type {kind!r} for {shown(path)}")
+    chunk = read(view, at, after, end, path)
+    return replace(chunk, rewrite=True) if dialect == MBSTREAM and flags == REWRITE else chunk
 
 
 def check_crc(view: memoryview, chunk: Chunk) -> None:
@@ -143,6 +141,13 @@ def sparse_runs(view: memoryview, chunk: Chunk) -> Iterator[tuple[int, int, int]
         raise Corrupt(f"the sparse map of {shown(chunk.path)} does not fit its payload")
 
 
+def file_end(view: memoryview, chunk: Chunk) -> int:
+    """Where in the file a payload or sparse chunk ends; raises Corrupt for a map that does not fit."""
+    if chunk.kind == PAYLOAD:
+        return chunk.offset + chunk.end - chunk.payload
+    return max((place + length for place, _, length in sparse_runs(view, chunk)), default=chunk.offset)
+
+
 def _need(upto: int, at: int, end: int) -> None:
     if end < upto:
         raise Incomplete(upto - at)
@@ -152,7 +157,15 @@ def _path(view: memoryview, at: int, start: int, length: int, end: int) -> tuple
     if not 0 < length <= MAX_PATH:
         raise Corrupt(f"the stream has a path of {length} bytes")
     _need(start + length, at, end)
-    return bytes(view[start : start + length]), start + length
+    return _inside(bytes(view[start : start + length])), start + length
+
+
+def _inside(path: bytes) -> bytes:
+    """The path in its only form, if it stays below the directory that it is extracted into; raises Corrupt."""
+    plain = path.removeprefix(b"./")
+    if b"\0" in plain or any(component in (b"", b".", b"..") for component in plain.split(b"/")):
+        raise Corrupt(f"the stream has a file outside the target directory: {shown(path)}")
+    return plain
 
 
 def _payload(view: memoryview, at: int, after: int, end: int, path: bytes) -> Chunk:
@@ -161,6 +174,18 @@ def _payload(view: memoryview, at: int, after: int, end: int, path: bytes) -> Ch
     _check_extent(path, length, offset)
     body = after + _PAYLOAD.size
     return Chunk(kind=PAYLOAD, path=path, body=body, end=body + length, offset=offset, crc=crc)
+
+
+def _bare(kind: str) -> _Read:
+    """A reader of chunks that end after their path."""
+    return lambda view, at, after, end, path: Chunk(kind=kind, path=path, body=after, end=after)
+
+
+def _seek(view: memoryview, at: int, after: int, end: int, path: bytes) -> Chunk:
+    _need(after + _U64.size, at, end)
+    (offset,) = _U64.unpack_from(view, after)
+    _check_extent(path, 0, offset)
+    return Chunk(kind=SEEK, path=path, body=after, end=after + _U64.size, offset=offset)
 
 
 def _sparse(view: memoryview, at: int, after: int, end: int, path: bytes) -> Chunk:
@@ -182,10 +207,17 @@ def _rename(view: memoryview, at: int, after: int, end: int, path: bytes) -> Chu
 
 
 def _check_extent(path: bytes, length: int, offset: int) -> None:
-    if length > MAX_PAYLOAD or offset + length >= 1 << 63:
+    if length > MAX_PAYLOAD or offset + length > MAX_FILE:
         raise Corrupt(f"the stream has a chunk of {length} bytes at offset {offset} for {shown(path)}")
 
 
 def shown(path: bytes) -> str:
     """A path from a stream, fit for a message."""
     return path.decode(errors="backslashreplace")
+
+
+_READERS: dict[str, dict[bytes, _Read]] = {
+    MBSTREAM: {b"P": _payload, b"E": _bare(END), b"S": _seek, b"R": _rename, b"D": _bare(REMOVE)},
+    XBSTREAM: {b"P": _payload, b"E": _bare(END), b"S": _sparse},
+}
+"""How the rest of a chunk is read, by dialect and type."""

@@ -20,6 +20,9 @@ FRAME = 4 << 20
 ZSTD = "zstd"
 NONE = "none"
 
+MAX_WINDOW = 8 << 20
+"""Bytes of memory that a frame may ask for; frames of FRAME bytes never need more than that."""
+
 _LOCAL = threading.local()
 
 
@@ -27,7 +30,7 @@ class Buffer:
     """Page-aligned memory of a fixed capacity, used again and again; untouched pages cost nothing."""
 
     def __init__(self, capacity: int) -> None:
-        self._memory = mmap.mmap(-1, capacity)
+        self._memory = mmap.mmap(-1, capacity, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self.view = memoryview(self._memory)
 
     def __len__(self) -> int:
@@ -61,7 +64,8 @@ def _copy(stored: bytes, into: memoryview) -> None:
 
 
 def _decompress(stored: bytes, into: memoryview) -> None:
-    with zstandard.ZstdDecompressor().stream_reader(stored, read_across_frames=True) as reader:
+    decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
+    with decompressor.stream_reader(stored, read_across_frames=True) as reader:
         filled = 0
         while filled < len(into) and (count := reader.readinto(into[filled:])):
             filled += count

@@ -53,8 +53,12 @@ class Crew(Generic[Space, Task]):
         self._threads = [threading.Thread(target=self._main, name=f"crew-{n}", daemon=True) for n in range(size)]
 
     def __enter__(self) -> Crew[Space, Task]:
-        for thread in self._threads:
-            thread.start()
+        try:
+            for thread in self._threads:
+                thread.start()
+        except RuntimeError:  # no more threads to be had; those that run must not go on alone
+            self._stop.set()
+            raise
         return self
 
     def __exit__(
@@ -94,7 +98,7 @@ class Crew(Generic[Space, Task]):
     def _main(self) -> None:
         try:
             self._loop()
-        except BaseException as error:  # noqa: BLE001: wait() raises it where somebody can act on it
+        except BaseException as error:  # wait() raises it where somebody can act on it
             self._fail(error)
         with self._state:
             self._running -= 1

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from guestagent.errors import Corrupt, GuestagentError
 from guestagent.streams import chunks
-from guestagent.streams.chunks import Chunk, shown, sparse_runs, whole_chunks
+from guestagent.streams.chunks import Chunk, file_end, shown, sparse_runs, whole_chunks
 from guestagent.streams.codec import Buffer
 
 ALIGNMENT = 4096
@@ -33,14 +33,24 @@ DIRECTORY_MODE = 0o700
 class _File:
     """What has been seen of one file.
 
-    ``written`` and ``end`` agree once every piece is there, unless pieces may overlap or leave
-    holes (``loose``).
+    ``seams`` is the exclusive or of the hashes of both ends of each piece: where pieces meet it
+    cancels out, so of a whole file its begin and its end are left.  It says nothing once the
+    stream has moved to another place in the file (``loose``).
     """
 
     written: int = 0
-    end: int = 0
+    seams: int = 0
     ended: bool = False
     loose: bool = False
+
+    def add(self, begin: int, end: int) -> None:
+        """Note a piece."""
+        self.written += end - begin
+        self.seams ^= hash((begin,)) ^ hash((end,))
+
+    def is_whole(self) -> bool:
+        """Whether the file has ended, and each byte of it came once."""
+        return self.ended and (self.loose or self.seams == hash((0,)) ^ hash((self.written,)))
 
 
 class Extraction:
@@ -59,7 +69,8 @@ class Extraction:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._root)
+        root, self._root = self._root, -1  # a worker that was left alone must not meet whatever gets this number next
+        os.close(root)
 
     def apply(self, view: memoryview, bounce: Buffer, *, ordered: bool = False) -> None:
         """Write the chunks of one raw segment; raises Corrupt.
@@ -71,39 +82,38 @@ class Extraction:
             try:
                 self._apply(view, chunk, bounce, ordered)
             except OSError as error:
-                raise _explained(error, self._directory / os.fsdecode(chunk.path)) from error
+                raise _explained(error, f"{self._directory}/{shown(chunk.path)}") from error
 
     def check_complete(self, files: int) -> None:
         """Raise Corrupt unless exactly ``files`` files have ended and each has every byte."""
         if self._ended != files:
             raise Corrupt(f"the segments end {self._ended} files and the manifest has {files}")
         for path, file in self._files.items():
-            if not file.ended or (file.written != file.end and not file.loose):
+            if not file.is_whole():
                 raise Corrupt(f"the segments do not hold all of {shown(path)}")
 
     def _apply(self, view: memoryview, chunk: Chunk, bounce: Buffer, ordered: bool) -> None:
-        if chunk.kind == chunks.SKIP:
-            return
-        if chunk.kind in (chunks.RENAME, chunks.REMOVE, chunks.SEEK):
-            self._change(chunk, ordered)
+        if chunk.kind in (chunks.RENAME, chunks.REMOVE, chunks.SEEK) and not ordered:
+            raise Corrupt(f"a {chunk.kind} of {shown(chunk.path)} where the manifest has none")
+        if chunk.kind in (chunks.RENAME, chunks.REMOVE):
+            self._move(chunk)
             return
         file = self._file(chunk, ordered)
-        if chunk.kind == chunks.END:
+        if chunk.kind == chunks.SEEK:
+            file.loose = True
+        elif chunk.kind == chunks.END:
             self._end(chunk, file)
-        elif chunk.kind == chunks.SPARSE:
-            self._write_sparse(view, chunk, bounce, file)
         else:
-            self._write(chunk.path, view[chunk.payload : chunk.end], bounce, place=chunk.offset)
-            self._count(file, chunk.offset, chunk.offset + chunk.end - chunk.payload)
+            self._fill(view, chunk, bounce, file)
 
     def _file(self, chunk: Chunk, ordered: bool) -> _File:
-        """The file's record; made with an empty file at first, and again after its end where order allows.
+        """The file's record; made with an empty file at first, and again where the stream begins it anew.
 
         Under the lock, so that no other worker writes to a file that is about to be made.
         """
         with self._lock:
             file = self._files.get(chunk.path)
-            if file is None or (ordered and file.ended):
+            if file is None or (ordered and file.ended and chunk.rewrite):
                 self._create(chunk.path, replace=file is not None)
                 self._files[chunk.path] = file = _File()
             return file
@@ -112,12 +122,8 @@ class Extraction:
         with self._parent(path) as (parent, name):
             if replace:
                 os.unlink(name, dir_fd=parent)
-            os.close(_open(parent, name, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
-
-    def _count(self, file: _File, begin: int, end: int) -> None:
-        with self._lock:
-            file.written += end - begin
-            file.end = max(file.end, end)
+            with _opened(parent, name, os.O_WRONLY | os.O_CREAT | os.O_EXCL):
+                pass
 
     def _end(self, chunk: Chunk, file: _File) -> None:
         with self._lock:
@@ -126,60 +132,11 @@ class Extraction:
             file.ended = True
             self._ended += 1
 
-    def _write_sparse(self, view: memoryview, chunk: Chunk, bounce: Buffer, file: _File) -> None:
-        """Write the runs of data; what lies between them stays a hole."""
-        end = chunk.offset
-        for place, source, length in sparse_runs(view, chunk):
-            self._write(chunk.path, view[source : source + length], bounce, place=place)
-            end = place + length
-        file.loose = True
-        with self._lock, self._parent(chunk.path) as (parent, name):
-            descriptor = _open(parent, name, os.O_WRONLY)
-            try:
-                os.ftruncate(descriptor, max(end, os.fstat(descriptor).st_size))
-            finally:
-                os.close(descriptor)
-
-    def _write(self, path: bytes, payload: memoryview, bounce: Buffer, *, place: int) -> None:
-        with self._parent(path) as (parent, name):
-            done = 0
-            if self._direct and len(payload) >= DIRECT_FROM and place % ALIGNMENT == 0:
-                done = self._write_direct(parent, name, payload, bounce, place=place)
-            if done < len(payload):
-                descriptor = _open(parent, name, os.O_WRONLY)
-                try:
-                    _write_all(descriptor, payload[done:], place + done)
-                finally:
-                    os.close(descriptor)
-
-    def _write_direct(self, parent: int, name: bytes, payload: memoryview, bounce: Buffer, *, place: int) -> int:
-        """Write the aligned part of ``payload`` past the page cache; gives its length, 0 if that cannot be."""
-        try:
-            descriptor = _open(parent, name, os.O_WRONLY | os.O_DIRECT)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            self._direct = False
-            return 0
-        whole = len(payload) - len(payload) % ALIGNMENT
-        try:
-            for start in range(0, whole, BOUNCE):
-                piece = payload[start : min(start + BOUNCE, whole)]
-                bounce.view[: len(piece)] = piece
-                _write_all(descriptor, bounce.view[: len(piece)], place + start)
-        finally:
-            os.close(descriptor)
-        return whole
-
-    def _change(self, chunk: Chunk, ordered: bool) -> None:
-        if not ordered:
-            raise Corrupt(f"a {chunk.kind} of {shown(chunk.path)} where the manifest has none")
-        if chunk.path not in self._files:
-            raise Corrupt(f"a {chunk.kind} of {shown(chunk.path)}, which the stream does not have")
-        if chunk.kind == chunks.SEEK:
-            self._files[chunk.path].loose = True
+    def _move(self, chunk: Chunk) -> None:
+        """Rename or remove a file; one that the stream does not have is passed over, as mbstream does."""
+        file = self._files.pop(chunk.path, None)
+        if file is None:
             return
-        file = self._files.pop(chunk.path)
         with self._parent(chunk.path) as (parent, name):
             if chunk.kind == chunks.REMOVE:
                 os.unlink(name, dir_fd=parent)
@@ -188,10 +145,54 @@ class Extraction:
                 os.rename(name, new_name, src_dir_fd=parent, dst_dir_fd=new_parent)
         self._files[chunk.new_path] = file
 
+    def _fill(self, view: memoryview, chunk: Chunk, bounce: Buffer, file: _File) -> None:
+        end = file_end(view, chunk)
+        if chunk.kind == chunks.SPARSE:
+            self._write_sparse(view, chunk, bounce, end)
+        else:
+            self._write(chunk.path, view[chunk.payload : chunk.end], bounce, place=chunk.offset)
+        with self._lock:
+            file.add(chunk.offset, end)
+
+    def _write_sparse(self, view: memoryview, chunk: Chunk, bounce: Buffer, end: int) -> None:
+        """Write the runs of data; what lies between them stays a hole."""
+        reached = chunk.offset
+        for place, source, length in sparse_runs(view, chunk):
+            if length:
+                self._write(chunk.path, view[source : source + length], bounce, place=place)
+                reached = place + length
+        if reached < end:  # a byte of the hole, since to set the size would race with other workers
+            self._write(chunk.path, memoryview(b"\0"), bounce, place=end - 1)
+
+    def _write(self, path: bytes, payload: memoryview, bounce: Buffer, *, place: int) -> None:
+        with self._parent(path) as (parent, name):
+            done = 0
+            if self._direct and len(payload) >= DIRECT_FROM and place % ALIGNMENT == 0:
+                done = self._write_direct(parent, name, payload, bounce, place=place)
+            if done < len(payload):
+                with _opened(parent, name, os.O_WRONLY) as descriptor:
+                    _write_all(descriptor, payload[done:], place + done)
+
+    def _write_direct(self, parent: int, name: bytes, payload: memoryview, bounce: Buffer, *, place: int) -> int:
+        """Write the aligned part of ``payload`` past the page cache; gives its length, 0 if that cannot be."""
+        whole = len(payload) - len(payload) % ALIGNMENT
+        try:
+            with _opened(parent, name, os.O_WRONLY | os.O_DIRECT) as descriptor:
+                for start in range(0, whole, BOUNCE):
+                    piece = payload[start : min(start + BOUNCE, whole)]
+                    bounce.view[: len(piece)] = piece
+                    _write_all(descriptor, bounce.view[: len(piece)], place + start)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            self._direct = False  # the filesystem has no O_DIRECT, or wants another alignment
+            return 0
+        return whole
+
     @contextlib.contextmanager
     def _parent(self, path: bytes) -> Iterator[tuple[int, bytes]]:
         """The open directory that ``path`` lies in, made if need be, and the path's last component."""
-        *above, name = _components(path)
+        *above, name = path.split(b"/")
         descriptor = os.dup(self._root)
         try:
             for component in above:
@@ -201,14 +202,6 @@ class Extraction:
             yield descriptor, name
         finally:
             os.close(descriptor)
-
-
-def _components(path: bytes) -> list[bytes]:
-    """The components of a path from a stream, which must stay below the directory; raises Corrupt."""
-    components = path.removeprefix(b"./").split(b"/")
-    if b"\0" in path or any(component in (b"", b".", b"..") for component in components):
-        raise Corrupt(f"the stream has a file outside the target directory: {shown(path)}")
-    return components
 
 
 def _directory(parent: int, name: bytes) -> int:
@@ -221,8 +214,13 @@ def _directory(parent: int, name: bytes) -> int:
         return os.open(name, flags, dir_fd=parent)
 
 
-def _open(parent: int, name: bytes, flags: int) -> int:
-    return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE, dir_fd=parent)
+@contextlib.contextmanager
+def _opened(parent: int, name: bytes, flags: int) -> Iterator[int]:
+    descriptor = os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE, dir_fd=parent)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _write_all(descriptor: int, data: memoryview, place: int) -> None:
@@ -231,7 +229,7 @@ def _write_all(descriptor: int, data: memoryview, place: int) -> None:
         data, place = data[count:], place + count
 
 
-def _explained(error: OSError, path: Path) -> GuestagentError:
+def _explained(error: OSError, path: str) -> GuestagentError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return GuestagentError(f"no space left for {path}", hint="free space, or name another target")
     if error.errno in (errno.ELOOP, errno.ENOTDIR):

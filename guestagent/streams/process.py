@@ -17,6 +17,7 @@ import signal
 import subprocess
 import tempfile
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
@@ -35,8 +36,15 @@ GRACE = 5.0
 """Seconds between SIGINT and SIGKILL."""
 POLL = 0.2
 """Seconds between two looks at whether to stop, while waiting for something else."""
+LOOK = 0.02
+"""Seconds between two looks at whether a child has ended."""
+LAST_WORDS = 64 << 10
+"""Bytes of a command's output that are read for its last lines."""
 
-_SECRET_NAME = re.compile(r"SECRET|PASSW|TOKEN|CREDENTIAL|ACCESS_KEY|^OS_|^AWS_|^MYSQL_PWD$")
+_SECRET_NAME = re.compile(r"SECRET|PASS(W|PHRASE)|TOKEN|CREDENTIAL|(ACCESS|API|PRIVATE)_?KEY|._PWD$|^OS_|^AWS_")
+
+
+_HASH = re.compile(r"(IDENTIFIED (?:BY PASSWORD|WITH \S+ (?:USING|AS|BY))) '[^']*'", re.IGNORECASE)
 
 
 def clean_environment() -> dict[str, str]:
@@ -54,6 +62,7 @@ def output_of(argv: Sequence[str], *, timeout: float = 30) -> str:
             stderr=subprocess.STDOUT,
             timeout=timeout,
             check=False,
+            start_new_session=True,
             env=clean_environment(),
         )
     except FileNotFoundError as error:
@@ -81,16 +90,17 @@ def run_command(argv: Sequence[str], watch: Watch, *, environment: dict[str, str
             if process.poll() is None:
                 process.kill()
                 process.wait()
-        words.seek(0)
-        tail = tuple(words.read().decode(errors="replace").splitlines()[-TAIL_LINES:])
+        words.seek(max(0, words.seek(0, os.SEEK_END) - LAST_WORDS))
+        tail = tuple(words.read(LAST_WORDS).decode(errors="replace").splitlines()[-TAIL_LINES:])
     if process.returncode:
+        watch.cancel.check()  # as in Child.finish
         raise ToolError(f"{' '.join(argv)} {_ending(process.returncode)}{_last_words(tail)}", tail=tail)
 
 
 def _spawn(
     argv: Sequence[str], *, stdout: int | IO[bytes], stderr: int, environment: dict[str, str] | None
 ) -> subprocess.Popen[bytes]:
-    LOG.info("starting %s", " ".join(argv))
+    LOG.debug("starting %s", " ".join(argv))
     try:
         return subprocess.Popen(
             argv,
@@ -131,6 +141,7 @@ class Child:
         self.name = os.path.basename(argv[0])
         self._on_line = on_line
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._lost = False
         self._process = _spawn(
             argv,
             stdout=subprocess.PIPE,
@@ -166,32 +177,54 @@ class Child:
         stdout = self._process.stdout.fileno()
         poll = select.poll()
         poll.register(stdout, select.POLLIN)
-        while not poll.poll(POLL * 1000):
-            if stopped():
-                return 0
-        return os.readv(stdout, [view])
+        while not stopped():
+            if poll.poll(POLL * 1000):
+                return os.readv(stdout, [view])
+        return 0
 
     def finish(self, watch: Watch) -> None:
         """Wait for the child to end; raises ToolError unless it exits with 0."""
-        _await(self._process, watch)
-        self._drain.join(GRACE)
-        code = self._process.returncode
+        while not self._ended():
+            watch.check()
+            time.sleep(LOOK)
+        code = self._reap()
+        if self._lost:
+            raise ToolError(f"cannot learn how {self.name} ended", hint="start guestagent without SIGCHLD ignored")
         if code:
+            watch.cancel.check()  # a signal to our group may hit a child that has not left it yet
             raise ToolError(f"{self.name} {_ending(code)}{_last_words(self.tail)}", tail=self.tail)
 
     def end(self) -> None:
         """End the child and its group if they still run; returns when they are gone."""
-        for number in (signal.SIGINT, signal.SIGKILL):
-            if self._process.poll() is None:
-                LOG.info("ending %s (pid %d) with %s", self.name, self.pid, number.name)
-                self._signal(number)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    self._process.wait(GRACE)
-        self._signal(signal.SIGKILL)  # whatever the child itself left in its group
-        self._process.wait()
-        self._drain.join(GRACE)
+        if not self._ended():
+            LOG.info("ending %s (pid %d)", self.name, self.pid)
+            self._signal(signal.SIGINT)
+            self._wait(GRACE)
+        self._reap()
         if self._process.stderr is not None and self._process.stdout is not None:
             self._process.stdout.close()
+
+    def _ended(self) -> bool:
+        """Whether the child has ended; asks without reaping it, so that its group's id stays its own."""
+        if self._process.returncode is None and not self._lost:
+            try:
+                return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+            except ChildProcessError:
+                self._lost = True  # the system has gathered it, and nobody knows its exit code
+        return True
+
+    def _wait(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while not self._ended() and time.monotonic() < deadline:
+            time.sleep(LOOK)
+
+    def _reap(self) -> int:
+        """Kill what is left of the child's group, once, and gather the child; gives its exit code."""
+        if self._process.returncode is None and not self._lost:
+            self._signal(signal.SIGKILL)
+        code = self._process.wait()
+        self._drain.join(GRACE)
+        return code
 
     def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -208,7 +241,7 @@ class Child:
         pipe = self._process.stderr or self._process.stdout
         assert pipe is not None
         with pipe:
-            for line in _lines(pipe.fileno()):
+            for line in map(_masked, _lines(pipe.fileno())):
                 self._tail.append(line)
                 LOG.debug("%s: %s", self.name, line)
                 if self._on_line:
@@ -228,14 +261,20 @@ def _lines(descriptor: int) -> Iterator[str]:
         yield rest.decode(errors="replace").rstrip()[:LINE_LIMIT]
 
 
+def _masked(line: str) -> str:
+    """The line without the hash of a password: mariabackup prints SHOW GRANTS when a privilege is missing."""
+    return _HASH.sub(r"\1 '***'", line)
+
+
 def _missing(tool: str) -> ToolError:
     return ToolError(f"{tool} is not installed", hint=f"install the package that has {tool}, or put it on PATH")
 
 
 def _ending(code: int) -> str:
-    if code < 0:
-        return f"died by {signal.Signals(-code).name}"
-    return f"failed with exit status {code}"
+    if code > 0:
+        return f"failed with exit status {code}"
+    names = {number.value: number.name for number in signal.Signals}
+    return f"died by {names.get(-code, f'signal {-code}')}"
 
 
 def _last_words(tail: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from typing import Protocol
 from guestagent.errors import Corrupt
 from guestagent.manifest import Segment, StreamFacts, digest
 from guestagent.progress import Watch
-from guestagent.streams.chunks import whole_chunks
+from guestagent.streams.chunks import END, whole_chunks
 from guestagent.streams.codec import Buffer, decode
 from guestagent.streams.crew import LOOK, Crew
 from guestagent.streams.extract import BOUNCE
@@ -93,7 +93,7 @@ class Proof:
 
     def apply(self, view: memoryview, bounce: Buffer, *, ordered: bool = False) -> None:
         """Walk the chunks."""
-        ended = sum(chunk.kind == "end" for chunk in whole_chunks(view, dialect=self._dialect))
+        ended = sum(chunk.kind == END for chunk in whole_chunks(view, dialect=self._dialect))
         with self._lock:
             self._ended += ended
 
@@ -176,11 +176,10 @@ class Arrivals:
         """Wait until link ``number`` (base: 0) is whole; raises the first failure of any link."""
         link = self._links[number]
         self._crew.wait(self._watch, lambda: link.arrived)
-        link.sink.check_complete(link.stored.stream.files)
-
-    def check(self) -> None:
-        """Raise the first failure so far, if there is one."""
-        self._crew.wait(self._watch, lambda: True)
+        try:
+            link.sink.check_complete(link.stored.stream.files)
+        except Corrupt as error:
+            raise Corrupt(f"{link.label}: {error.what}", hint=error.hint) from error
 
     def _space(self) -> _Space:
         return _Space(raw=Buffer(max(1, self._largest)), bounce=Buffer(BOUNCE))
@@ -193,9 +192,10 @@ class Arrivals:
         if link.is_ordered(batch[0]) and not self._alone(link, len(batch)):
             return
         for segment in batch:
-            if self._crew.stopped():
+            stored = link.fetch(segment)
+            if self._crew.stopped():  # the target may be closed by now
                 return
-            self._bring(link, segment, space)
+            self._apply(link, segment, stored, space)
             with self._lock:
                 link._left -= 1
             self._watch.advance(segment.stored_size)
@@ -209,11 +209,10 @@ class Arrivals:
             self._crew.nap(LOOK)
         return True
 
-    def _bring(self, link: Incoming, segment: Segment, space: _Space) -> None:
-        stored = link.fetch(segment)
+    def _apply(self, link: Incoming, segment: Segment, stored: bytes, space: _Space) -> None:
         view = space.raw.view[: segment.raw_size]
         try:
             decode(stored, link.compression, view)
             link.sink.apply(view, space.bounce, ordered=link.is_ordered(segment))
         except Corrupt as error:
-            raise Corrupt(f"segment {segment.index} of {link.label}: {error.what}") from error
+            raise Corrupt(f"segment {segment.index} of {link.label}: {error.what}", hint=error.hint) from error

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from guestagent.errors import Corrupt
+from guestagent.errors import Corrupt, Refused
+from guestagent.manifest import MAX_SEGMENTS
 from guestagent.streams import chunks
-from guestagent.streams.chunks import LONGEST_CHUNK, Chunk, Incomplete, read_chunk
+from guestagent.streams.chunks import LONGEST_CHUNK, Chunk, Incomplete, file_end, read_chunk, shown
 from guestagent.streams.codec import Buffer
 
 LOOK_AHEAD = 256 << 10
@@ -33,8 +34,8 @@ class RawSegment:
 class Splitter:
     """Cuts what ``read`` gives into segments of ``segment_size`` bytes and the rest of a chunk.
 
-    ``files`` counts the files that ended, ``raw_size`` the bytes that passed, and
-    ``ordered_from`` is the first segment that renames, removes or rewrites what came before.
+    ``files`` counts the files that ended, and ``ordered_from`` is the first segment that
+    renames, removes or rewrites what came before.
     """
 
     def __init__(self, read: Read, *, dialect: str, segment_size: int) -> None:
@@ -43,9 +44,7 @@ class Splitter:
         self._size = segment_size
         self._carry = b""
         self._index = 0
-        self._over = False
         self._files = _Files()
-        self.raw_size = 0
         self.ordered_from: int | None = None
 
     @property
@@ -59,17 +58,15 @@ class Splitter:
 
     def take(self, buffer: Buffer) -> RawSegment | None:
         """The next segment, in ``buffer``; None after the last.  Raises Corrupt, and whatever ``read`` raises."""
-        if self._over:
-            return None
         cut, filled = self._fill(buffer.view)
         self._carry = bytes(buffer.view[cut:filled])
         if not cut:
-            self._over = True
             self._files.check_end()
             return None
+        if self._index == MAX_SEGMENTS:
+            raise Refused(f"the stream has more than {MAX_SEGMENTS} segments", hint="make segments larger")
         segment = RawSegment(self._index, buffer.view[:cut])
         self._index += 1
-        self.raw_size += cut
         return segment
 
     def _fill(self, view: memoryview) -> tuple[int, int]:
@@ -81,18 +78,13 @@ class Splitter:
             found, filled = self._next_chunk(view, at, filled)
             if found is None:
                 break
-            if self._files.disturbs(found):
-                if at and self.ordered_from is None:
-                    self.ordered_from = self._index + 1
-                    break
-                self._note_order()
-            self._files.follow(found)
+            if self.ordered_from is None and self._files.disturbs(found):
+                if at:
+                    break  # so that a segment begins with what needs the order
+                self.ordered_from = self._index
+            self._files.follow(view, found)
             at = found.end
         return at, filled
-
-    def _note_order(self) -> None:
-        if self.ordered_from is None:
-            self.ordered_from = self._index
 
     def _next_chunk(self, view: memoryview, at: int, filled: int) -> tuple[Chunk | None, int]:
         """The whole chunk at ``at``, or None at the end of the stream; and where the bytes end now."""
@@ -123,7 +115,7 @@ class Splitter:
 
 
 class _Files:
-    """Which files of the stream are open and which have ended."""
+    """Which files of the stream are open, and up to where, and which have ended."""
 
     def __init__(self) -> None:
         self.ended = 0
@@ -132,36 +124,50 @@ class _Files:
 
     def disturbs(self, chunk: Chunk) -> bool:
         """Whether the chunk changes what earlier chunks made, so that order matters from here on."""
-        if chunk.kind in (chunks.RENAME, chunks.REMOVE, chunks.SEEK):
-            return True
-        return chunk.path in self._done and chunk.path not in self._open
+        return chunk.path in self._done or chunk.kind in (chunks.RENAME, chunks.REMOVE, chunks.SEEK)
 
-    def follow(self, chunk: Chunk) -> None:
+    def follow(self, view: memoryview, chunk: Chunk) -> None:
         """Note the chunk; raises Corrupt if it cannot come here."""
-        if chunk.kind == chunks.PAYLOAD:
-            self._grow(chunk, chunk.offset, chunk.offset + chunk.end - chunk.payload)
-        elif chunk.kind == chunks.SEEK:
+        if chunk.kind in (chunks.RENAME, chunks.REMOVE):
+            self._move(chunk)
+            return
+        self._begin(chunk)
+        if chunk.kind == chunks.SEEK:
             self._open[chunk.path] = chunk.offset
-        elif chunk.kind == chunks.SPARSE:
-            self._grow(chunk, chunk.offset, -1)
         elif chunk.kind == chunks.END:
-            self._open.pop(chunk.path, None)
+            del self._open[chunk.path]
             self._done.add(chunk.path)
             self.ended += 1
-        elif chunk.kind == chunks.RENAME:
-            self._done.discard(chunk.path)
-            self._done.add(chunk.new_path)
-
-    def _grow(self, chunk: Chunk, begin: int, end: int) -> None:
-        expected = self._open.get(chunk.path, 0)
-        if expected not in (begin, -1):
-            raise Corrupt(f"the stream jumps from {expected} to {begin} in {chunk.path.decode(errors='replace')}")
-        self._open[chunk.path] = end
+        else:
+            self._grow(chunk, file_end(view, chunk))
 
     def check_end(self) -> None:
         """Raise Corrupt unless every file has ended, and there was one."""
         if self._open:
-            path = next(iter(self._open)).decode(errors="replace")
+            path = shown(next(iter(self._open)))
             raise Corrupt(f"the stream ends before {path} does ({len(self._open)} files are unfinished)")
         if not self.ended:
             raise Corrupt("the stream is empty")
+
+    def _move(self, chunk: Chunk) -> None:
+        """A file under its new name, or gone; the tools pass over files that the stream does not have."""
+        for path in (chunk.path, chunk.new_path):
+            if path in self._open:
+                raise Corrupt(f"the stream has a {chunk.kind} of {shown(path)} before it ends")
+        if chunk.path in self._done:
+            self._done.remove(chunk.path)
+            if chunk.kind == chunks.RENAME:
+                self._done.add(chunk.new_path)
+
+    def _begin(self, chunk: Chunk) -> None:
+        if chunk.path in self._open:
+            return
+        if chunk.path in self._done and not chunk.rewrite:
+            raise Corrupt(f"the stream has {shown(chunk.path)} twice")
+        self._open[chunk.path] = 0
+
+    def _grow(self, chunk: Chunk, end: int) -> None:
+        expected = self._open[chunk.path]
+        if chunk.offset != expected:
+            raise Corrupt(f"the stream jumps from {expected} to {chunk.offset} in {shown(chunk.path)}")
+        self._open[chunk.path] = end

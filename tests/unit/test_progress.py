@@ -1,0 +1,162 @@
+"""Watching long work: what the door sees, and when the job must end."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+
+import pytest
+
+from guestagent.errors import Cancelled, Stalled
+from guestagent.progress import Cancel, Silent, Watch
+
+
+class Recorded:
+    """A progress that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[object, ...]] = []
+
+    def phase(self, name: str, *, total: int | None = None, link: int = 1, links: int = 1) -> None:
+        self.seen.append((name, total, link, links))
+
+    def advance(self, count: int) -> None:
+        self.seen.append((count,))
+
+
+class Clock:
+    """Seconds that pass when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_phases_and_bytes_reach_the_progress() -> None:
+    progress = Recorded()
+    watch = Watch(progress)
+
+    watch.phase("fetch", total=7, link=2, links=3)
+    watch.phase("prepare")
+    watch.advance(5)
+
+    assert progress.seen == [("fetch", 7, 2, 3), ("prepare", None, 1, 1), (5,)]
+
+
+def test_nobody_need_look() -> None:
+    watch = Watch()
+    watch.phase("dump", total=1)
+    watch.advance(1)
+    watch.check()
+
+    Silent().phase("dump")
+    Silent().advance(1)
+
+
+def test_a_job_goes_on_until_it_is_cancelled() -> None:
+    cancel = Cancel()
+    watch = Watch(cancel=cancel)
+    watch.check()
+
+    cancel.set("stopped by SIGINT")
+
+    with pytest.raises(Cancelled, match=r"^stopped by SIGINT$"):
+        watch.check()
+
+
+def test_the_first_reason_stays() -> None:
+    cancel = Cancel()
+    cancel.set("")
+    cancel.set("second")
+
+    with pytest.raises(Cancelled, match=r"^$"):
+        cancel.check()
+
+
+def test_a_watch_has_a_cancel_of_its_own_if_none_is_given() -> None:
+    watch = Watch()
+    watch.cancel.set("enough")
+
+    with pytest.raises(Cancelled, match="enough"):
+        watch.check()
+
+
+class Storm:
+    """Signals without end, each of which asks ``cancel`` to stop."""
+
+    def __init__(self) -> None:
+        self.cancel = Cancel()
+        self.signals = 0
+
+    def __enter__(self) -> Storm:
+        self._before = signal.signal(signal.SIGVTALRM, self._handle)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 1e-3, 1e-3)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, self._before)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.signals += 1
+        self.cancel.set(signal.Signals(number).name)
+
+
+@pytest.mark.timeout(20, method="signal")
+def test_a_signal_handler_never_waits_for_the_thread_that_it_interrupts() -> None:
+    with Storm() as storm:
+        while storm.signals < 300:
+            storm.cancel = Cancel()
+            storm.cancel.set("enough")
+            with pytest.raises(Cancelled):
+                storm.cancel.check()
+
+
+def test_without_a_limit_nothing_is_stalled(clock: Clock) -> None:
+    watch = Watch(clock=clock)
+    clock.now += 1e9
+
+    watch.check()
+
+
+def test_no_byte_for_longer_than_the_limit_is_stalled(clock: Clock) -> None:
+    watch = Watch(limit=60, clock=clock)
+    watch.phase("dump")
+    clock.now += 60
+    watch.check()
+    clock.now += 0.5
+
+    with pytest.raises(Stalled, match="no progress for 60 s in phase dump") as caught:
+        watch.check()
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("life", ["advance", "alive", "phase"])
+def test_every_sign_of_life_begins_the_limit_anew(clock: Clock, life: str) -> None:
+    watch = Watch(limit=60, clock=clock)
+    clock.now += 59
+    if life == "advance":
+        watch.advance(0)
+    elif life == "alive":
+        watch.alive()
+    else:
+        watch.phase("prepare")
+    clock.now += 59
+
+    watch.check()
+
+
+def test_cancelled_comes_before_stalled(clock: Clock) -> None:
+    watch = Watch(limit=1, clock=clock)
+    clock.now += 5
+    watch.cancel.set("enough")
+
+    with pytest.raises(Cancelled):
+        watch.check()

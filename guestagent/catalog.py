@@ -14,8 +14,18 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from guestagent.chain import MAX_LINKS, Chain
-from guestagent.errors import ChainBroken, Corrupt, NotFound, ObjectExists, ObjectMissing, Refused, StorageError, UsageError
-from guestagent.manifest import MAX_MANIFEST, Backup, Manifest, Segment, digest
+from guestagent.errors import (
+    ChainBroken,
+    Corrupt,
+    NotFound,
+    ObjectExists,
+    ObjectMissing,
+    Refused,
+    StorageDenied,
+    StorageError,
+    UsageError,
+)
+from guestagent.manifest import MAX_MANIFEST, Backup, Manifest, Parent, Segment, digest
 from guestagent.model import BackupId, InstanceId, backup_id, instance_id
 from guestagent.storage import Storage
 
@@ -80,10 +90,11 @@ class Catalog:
         except ObjectMissing as error:
             raise NotFound(f"no backup at {location}") from error
 
-    def exists(self, instance: InstanceId, wanted: BackupId) -> bool:
-        """Whether the store has that backup's manifest."""
+    def exists(self, location: str) -> bool:
+        """Whether a backup's manifest is there."""
+        root, instance, wanted = split_location(location)
         try:
-            self._store(self._url).size(_manifest_key(instance, wanted))
+            self._store(root).size(_manifest_key(instance, wanted))
         except ObjectMissing:
             return False
         return True
@@ -117,16 +128,14 @@ class Catalog:
         assert parent is not None
         if parent.id in seen:
             raise ChainBroken(f"chain broken at {child.id}: its parent {parent.id} is its own descendant")
-        recorded, instance, wanted = split_location(parent.location)
+        recorded, instance, wanted = _recorded(child.id, parent)
         here, _, _ = split_location(child.location)
         for root in dict.fromkeys([here, recorded]):  # a store that was moved still holds together
             try:
                 return self._read(root, instance, wanted)
             except ObjectMissing:
                 continue
-        raise ChainBroken(
-            f"chain broken at {child.id}: its parent {parent.id} is gone", hint="take a full backup"
-        )
+        raise ChainBroken(f"chain broken at {child.id}: its parent {parent.id} is gone", hint="take a full backup")
 
     # Writing
 
@@ -148,15 +157,19 @@ class Catalog:
                 )
 
     def publish(self, manifest: Manifest) -> Backup:
-        """Write the manifest, which makes the backup exist; raises Refused if it does already."""
+        """Write the manifest, which makes the backup exist; raises Refused if it does already.
+
+        What comes back is what a reader will find: a manifest that could not be read is never written.
+        """
         body = manifest.to_bytes()
+        as_read = Manifest.from_bytes(body)
         key = _manifest_key(manifest.instance_id, manifest.id)
         try:
             self._store(self._url).put_new(key, body)
         except StorageError as error:
             if not self._holds(key, body):  # it may have been stored although the store's answer got lost
                 raise _as_refusal(error, manifest.id) from error
-        return Backup(manifest, self.location(manifest.instance_id, manifest.id), digest(body))
+        return Backup(as_read, self.location(manifest.instance_id, manifest.id), digest(body))
 
     def _holds(self, key: str, body: bytes) -> bool:
         try:
@@ -174,7 +187,7 @@ class Catalog:
             stored = self._store(root).get(key, limit=segment.stored_size)
         except ObjectMissing as error:
             raise Corrupt(f"{root}/{key} is missing", hint="the backup cannot be restored; use another") from error
-        if len(stored) != segment.stored_size or digest(stored) != segment.sha256:
+        if digest(stored) != segment.sha256:
             raise Corrupt(
                 f"{root}/{key} is not what the manifest promises", hint="the backup cannot be restored; use another"
             )
@@ -188,17 +201,17 @@ class Catalog:
         self._store(root).delete([_manifest_key(instance, wanted)])
         self._delete_data(root, instance, wanted)
 
-    def discard(self, instance: InstanceId, unfinished: BackupId) -> None:
+    def discard(self, location: str) -> None:
         """Delete the data of a backup that has no manifest; raises Refused if it has one."""
-        if self.exists(instance, unfinished):
-            raise Refused(f"backup {unfinished} has a manifest and is no leftover", hint="use `backup delete`")
-        self._delete_data(self._url, instance, unfinished)
+        if self.exists(location):
+            raise Refused(f"{location} has a manifest and is no leftover", hint="use `backup delete`")
+        self._delete_data(*split_location(location))
 
     def orphans(self, instance: InstanceId) -> Iterator[Orphan]:
         """What lies below ``instance`` without a manifest, whether under way or left behind."""
         store = self._store(self._url)
         for name in store.folders(f"{instance}/"):
-            if not _is_backup_id(name) or self.exists(instance, backup_id(name)):
+            if not _is_backup_id(name) or self.exists(self.location(instance, backup_id(name))):
                 continue
             objects = list(store.list(f"{instance}/{name}/"))
             if objects:
@@ -237,7 +250,14 @@ class Catalog:
         return self._stores[root]
 
     def _instances(self) -> list[InstanceId]:
-        return [instance_id(name) for name in self._store(self._url).folders() if _is_instance_id(name)]
+        """All that the credentials may list; those of a guest may be confined to its own."""
+        try:
+            names = list(self._store(self._url).folders())
+        except StorageDenied:
+            if self._instance is None:
+                raise
+            return [self._instance]
+        return [instance_id(name) for name in names if _is_instance_id(name)]
 
     def _instances_own_first(self) -> Iterator[InstanceId]:
         if self._instance:
@@ -274,6 +294,17 @@ def split_location(location: str) -> tuple[str, InstanceId, BackupId]:
     if "://" not in root:
         raise UsageError(f"not a backup's location: {location!r}", hint="give URL/INSTANCE_ID/BACKUP_ID")
     return root, instance_id(instance), backup_id(rest)
+
+
+def _recorded(child: BackupId, parent: Parent) -> tuple[str, InstanceId, BackupId]:
+    """Where a manifest says that its parent is; a stranger may have written it."""
+    try:
+        root, instance, wanted = split_location(parent.location)
+    except UsageError as error:
+        raise ChainBroken(f"chain broken at {child}: its parent {parent.id} is at {error.what}") from error
+    if wanted != parent.id:
+        raise ChainBroken(f"chain broken at {child}: its parent is {parent.id}, and lies at {parent.location}")
+    return root, instance, wanted
 
 
 def _folder(instance: InstanceId, owner: BackupId) -> str:

@@ -1,0 +1,128 @@
+"""The composition root: configuration in, parts out.  The only reader of options below the doors."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+
+from oslo_config import cfg
+
+from guestagent import config
+from guestagent.catalog import Catalog, split_location
+from guestagent.engines import Connection
+from guestagent.errors import ConfigError, UsageError
+from guestagent.model import InstanceId, instance_id
+from guestagent.operations.host import DatabaseSettings, Host, RestoreSettings, StreamSettings
+from guestagent.storage import S3Settings, open_storage
+
+__all__ = ["build", "load"]
+
+load = config.load
+
+
+def build(conf: cfg.ConfigOpts, *, location: str = "") -> Host:
+    """This host's parts.  ``location``, if given, is a backup's URL that names the store where none is configured."""
+    url = conf.storage.url or (split_location(location)[0] if "://" in location else "")
+    if not url:
+        raise ConfigError("no store is configured", hint="set [storage] url, or OS_STORAGE__URL in the environment")
+    instance = _instance(conf.guest_id)
+    s3 = _s3(conf)
+    return Host(
+        instance=instance,
+        catalog=Catalog(url, instance=instance, open_storage=lambda root: open_storage(root, s3=s3)),
+        state_dir=_state_dir(conf.state_dir),
+        database=_database(conf),
+        stream=_stream(conf),
+        restore=_restore(conf),
+        verify_uploads=conf.storage.verify,
+    )
+
+
+def _instance(guest_id: str) -> InstanceId | None:
+    try:
+        return instance_id(guest_id) if guest_id else None
+    except UsageError as error:
+        raise ConfigError(f"[DEFAULT] guest_id: {error.what}", hint=error.hint) from error
+
+
+def _state_dir(path: str) -> Path:
+    found = _absolute(path, "[DEFAULT] state_dir")
+    if found is None:
+        raise ConfigError("[DEFAULT] state_dir is empty", hint="name a directory of the agent's own")
+    return found
+
+
+def _s3(conf: cfg.ConfigOpts) -> S3Settings:
+    names = (
+        "endpoint_url",
+        "region_name",
+        "access_key_id",
+        "secret_access_key",
+        "addressing_style",
+        "ca_bundle",
+        "request_checksum_calculation",
+        "max_attempts",
+        "connect_timeout",
+        "read_timeout",
+    )
+    return S3Settings(**{name: conf.s3[name] for name in names})
+
+
+def _database(conf: cfg.ConfigOpts) -> DatabaseSettings:
+    wanted = conf.database
+    return DatabaseSettings(
+        connection=Connection(
+            socket=wanted.socket,
+            host=wanted.host,
+            port=wanted.port,
+            user=wanted.user,
+            password=wanted.password,
+            defaults_file=wanted.defaults_file,
+        ),
+        engine=wanted.engine,
+        datadir=_absolute(wanted.datadir, "[database] datadir"),
+        os_user=wanted.os_user,
+        start_command=_words(wanted.start_command, "start_command"),
+        stop_command=_words(wanted.stop_command, "stop_command"),
+        start_timeout=wanted.start_timeout,
+        parallel=wanted.parallel,
+        lock_wait_timeout=wanted.lock_wait_timeout,
+        extra_args=tuple(wanted.extra_args),
+    )
+
+
+def _stream(conf: cfg.ConfigOpts) -> StreamSettings:
+    wanted = conf.stream
+    return StreamSettings(
+        compression=wanted.compression,
+        level=wanted.level,
+        segment_size=wanted.segment_size,
+        workers=wanted.workers,
+        no_progress_limit=wanted.no_progress_limit,
+    )
+
+
+def _restore(conf: cfg.ConfigOpts) -> RestoreSettings:
+    wanted = conf.restore
+    return RestoreSettings(
+        use_memory=wanted.use_memory,
+        work_dir=_absolute(wanted.work_dir, "[restore] work_dir"),
+        download_workers=wanted.download_workers,
+    )
+
+
+def _words(command: str, option: str) -> tuple[str, ...]:
+    try:
+        words = tuple(shlex.split(command))
+    except ValueError as error:
+        raise ConfigError(f"[database] {option} does not split into words: {error}", hint="check its quotes") from error
+    if not words:
+        raise ConfigError(f"[database] {option} is empty", hint="give a command, such as `true`")
+    return words
+
+
+def _absolute(path: str, option: str) -> Path | None:
+    if path and not os.path.isabs(path):
+        raise ConfigError(f"{option} is not an absolute path: {path}", hint="begin it with a slash")
+    return Path(path) if path else None

@@ -1,0 +1,205 @@
+"""The backup story: preflight, dump, publish."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from guestagent.datadir import incarnation
+from guestagent.engines import DumpFacts, DumpRequest
+from guestagent.errors import ChainBroken, NotFound, ToolError
+from guestagent.manifest import Backup, Manifest
+from guestagent.model import BackupId, Kind, Version
+from guestagent.operations.host import Host, unwritable, workers
+from guestagent.operations.preflight import Preflight, preflight
+from guestagent.operations.sweep import sweep_own, unfinished
+from guestagent.operations.verify import verify_uploads
+from guestagent.progress import Watch
+from guestagent.streams.codec import encoder
+from guestagent.streams.process import Child
+from guestagent.streams.segments import Stored, store
+
+COPIED = (".ibd", ".frm", ".MYD", ".MYI", ".MAD", ".MAI", ".CSV")
+"""What a full backup's size is estimated from."""
+
+
+@dataclass(frozen=True)
+class BackupRequest:
+    """One backup to take; ``parent`` is a backup's id, ``latest``, or None for a full."""
+
+    id: BackupId
+    name: str
+    description: str = ""
+    parent: str | None = None
+
+
+def backup(host: Host, request: BackupRequest, watch: Watch) -> Backup:
+    """Take a backup; when it returns, the backup is restorable.  Raises, and leaves nothing, if it is not."""
+    instance = host.require_instance()
+    started = _now()
+    watch.phase("preflight")
+    sweep_own(host)
+    ready = preflight(host, instance=instance, wanted=request.id, parent=request.parent)
+    with host.scratch() as scratch, unfinished(host, host.catalog.location(instance, request.id)):
+        stored, facts = _dump(host, request, ready, scratch=scratch, watch=watch)
+        manifest = _manifest(host, request, ready, stored=stored, facts=facts, started=started)
+        return _publish(host, manifest, ready, watch)
+
+
+def _dump(
+    host: Host, request: BackupRequest, ready: Preflight, *, scratch: Path, watch: Watch
+) -> tuple[Stored, DumpFacts]:
+    """Run the tool and store its stream; gives what was stored and what the tool says of it."""
+    wanted = _dump_request(host, ready, scratch)
+    instance = ready.incarnation.instance_id
+    watch.phase("dump", total=None if ready.parent else _estimate(ready.server.datadir))
+    with Child(ready.engine.dump_argv(wanted), stream=True) as child:
+        stored = store(
+            _source(child, ready, watch),
+            dialect=ready.engine.stream_format,
+            segment_size=host.stream.segment_size,
+            encode=encoder(host.stream.compression, host.stream.level),
+            put=lambda index, body, sha256: host.catalog.put_segment(instance, request.id, index, body, sha256),
+            workers=workers(host.stream.workers),
+            watch=watch,
+        )
+    facts = ready.engine.facts(read_texts(wanted.facts_dir))
+    _check_facts(facts, ready)
+    return stored, facts
+
+
+def _dump_request(host: Host, ready: Preflight, scratch: Path) -> DumpRequest:
+    option_file, target, facts = scratch / "client.cnf", scratch / "target", scratch / "facts"
+    try:
+        with open(option_file, "w", encoding="utf-8", opener=_private) as file:
+            file.write(ready.engine.option_file(host.database.connection))
+        target.mkdir(mode=0o700)
+        facts.mkdir(mode=0o700)
+    except OSError as error:
+        raise unwritable(host.state_dir, error) from error
+    return DumpRequest(
+        option_file=option_file,
+        target_dir=target,
+        facts_dir=facts,
+        since=ready.parent.manifest.lsn.end if ready.parent else None,
+        parallel=host.database.parallel or workers(0) - 1,
+        lock_wait_timeout=host.database.lock_wait_timeout,
+        extra_args=host.database.extra_args,
+    )
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_EXCL, 0o600)
+
+
+def _source(child: Child, ready: Preflight, watch: Watch) -> Callable[[memoryview, Callable[[], bool]], int]:
+    """The child's stream, whose end is an end only if the child says that all went well."""
+
+    def read(view: memoryview, stopped: Callable[[], bool]) -> int:
+        count = child.read_into(view, stopped=stopped)
+        if not count and not stopped():
+            child.finish(watch)
+            check_confirmed(ready.engine.confirmed(child.tail), child)
+        return count
+
+    return read
+
+
+def check_confirmed(confirmed: bool, child: Child) -> None:
+    """Raise ToolError if a child that exited with 0 did not also say that it was successful."""
+    if not confirmed:
+        last = child.tail[-1] if child.tail else "nothing"
+        raise ToolError(f"{child.name} exited with 0, not saying that it completed; it said: {last}", tail=child.tail)
+
+
+def _check_facts(facts: DumpFacts, ready: Preflight) -> None:
+    """The files of the tool decide what was dumped; raises ToolError if it is not what was asked for."""
+    asked = ready.parent.manifest.lsn.end if ready.parent else 0
+    if facts.checkpoints.begin != asked:
+        raise ToolError(f"{ready.engine.tool} dumped from LSN {facts.checkpoints.begin}, and was asked to from {asked}")
+    if Version.parse(facts.server_version).series != ready.server.version.series:
+        raise ToolError(
+            f"{ready.engine.tool} dumped server {facts.server_version}, and we asked {ready.server.version}",
+            hint="check [database] socket, host and port",
+        )
+
+
+def _manifest(
+    host: Host, request: BackupRequest, ready: Preflight, *, stored: Stored, facts: DumpFacts, started: datetime
+) -> Manifest:
+    return Manifest(
+        id=request.id,
+        name=request.name,
+        description=request.description,
+        instance_id=ready.incarnation.instance_id,
+        kind=Kind.INCREMENTAL if ready.parent else Kind.FULL,
+        parent=ready.parent.as_parent() if ready.parent else None,
+        incarnation=ready.incarnation.id,
+        engine=ready.engine.name,
+        tool_version=str(ready.tool_version),
+        datastore=ready.server.datastore,
+        server_version=facts.server_version,
+        lsn=facts.checkpoints,
+        binlog=facts.binlog,
+        compression=host.stream.compression,
+        encryption=None,
+        stream=stored.stream,
+        started=started,
+        finished=_now(),
+        segments=stored.segments,
+    )
+
+
+def _publish(host: Host, manifest: Manifest, ready: Preflight, watch: Watch) -> Backup:
+    """Prove what lies in the store, then make it a backup by writing its manifest.
+
+    The datadir learns of the backup after the dump, so that no older snapshot of its disk knows it, and before
+    there is anything to know.
+    """
+    watch.phase("publish", total=manifest.stored_size if host.verify_uploads == "bytes" else None)
+    host.catalog.check_stored(manifest)
+    if host.verify_uploads == "bytes":
+        verify_uploads(host, manifest, watch)
+    if ready.parent is not None:
+        _check_still_there(host, ready.parent)
+    watch.check()
+    incarnation.write(ready.server.datadir, ready.incarnation.with_backup(manifest.id))
+    return host.catalog.publish(manifest)
+
+
+def _check_still_there(host: Host, parent: Backup) -> None:
+    try:
+        found = host.catalog.at(parent.location)
+    except NotFound as error:
+        raise ChainBroken(f"the parent {parent.id} was deleted during the backup", hint="take a full backup") from error
+    if found.checksum != parent.checksum:
+        raise ChainBroken(f"the parent {parent.id} was replaced during the backup", hint="take a full backup")
+
+
+def read_texts(directory: Path) -> dict[str, str]:
+    """The small text files that a tool left in a directory, by name."""
+    return {
+        path.name: path.read_text(encoding="utf-8", errors="replace")
+        for path in directory.iterdir()
+        if path.is_file() and path.name.endswith(("_checkpoints", "_info"))
+    }
+
+
+def _estimate(datadir: Path) -> int:
+    """About how many bytes a full backup's stream will have."""
+    sizes = 0
+    for folder, _, names in os.walk(datadir):
+        for name in names:
+            if name.endswith(COPIED) or name.startswith(("ibdata", "undo")):
+                try:
+                    sizes += os.stat(os.path.join(folder, name)).st_size
+                except OSError:
+                    continue  # dropped since it was listed, or not ours to look at; the tool will say so
+    return sizes
+
+
+def _now() -> datetime:
+    return datetime.now(tz=UTC)

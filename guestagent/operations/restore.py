@@ -1,0 +1,248 @@
+"""The restore story: plan, fetch and prepare in staging, swap, start and ask.
+
+Nothing that exists is touched before its replacement is prepared, and what was
+there is kept aside until the restored server has answered.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from guestagent.datadir import incarnation, swap
+from guestagent.datadir.durable import explained, remove_tree
+from guestagent.datadir.place import make_durable, own
+from guestagent.datadir.staging import Staging, half_swapped, open_staging
+from guestagent.engines import PrepareRequest
+from guestagent.errors import Cancelled, DatabaseError, GuestagentError, ToolError
+from guestagent.manifest import Backup
+from guestagent.model import BackupId, InstanceId
+from guestagent.operations import service
+from guestagent.operations.backup import check_confirmed, read_texts
+from guestagent.operations.host import Host, workers
+from guestagent.operations.plan import Plan, RestoreRequest, look_again, make_plan
+from guestagent.operations.verify import incoming_of
+from guestagent.progress import Watch
+from guestagent.streams.extract import Extraction
+from guestagent.streams.process import Child
+from guestagent.streams.segments import Arrivals
+
+LOG = logging.getLogger(__name__)
+
+LEAST_MEMORY = 128 << 20
+MOST_MEMORY = 8 << 30
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a restore has done; ``kept`` is where the old data lies, if it was not yet forgotten."""
+
+    backup: Backup
+    links: tuple[BackupId, ...]
+    datadir: Path
+    kept: Path | None
+    server: str | None
+
+    def properties(self) -> dict[str, Any]:
+        """What users see of it."""
+        return {
+            "backup_id": self.backup.id,
+            "name": self.backup.manifest.name,
+            "links": len(self.links),
+            "datadir": str(self.datadir),
+            "started": self.server is not None,
+            "server_version": self.server,
+            "old_data": str(self.kept) if self.kept else None,
+        }
+
+
+def restore(host: Host, request: RestoreRequest, watch: Watch) -> Restored:
+    """Bring a backup back; raises, and leaves the target as it was, if that cannot be done exactly."""
+    watch.phase("plan")
+    recover(host, request)
+    plan = make_plan(host, request)
+    plan.check()
+    with _staged(host, plan) as (staging, links):
+        _build(host, plan, staging, links, watch)
+        _seal(host, plan, staging.base, watch)
+        look_again(plan, request)
+        with _server_stopped(host, plan, watch):
+            kept = swap.swap(plan.place.path, incoming=staging.base, keep_as=plan.chain.tip.id)
+        return _hand_over(host, plan, kept, watch)
+
+
+def recover(host: Host, request: RestoreRequest) -> None:
+    """Finish a swap that a dead restore had begun; from its first move on, the new data is the data."""
+    target = request.datadir or host.database.datadir
+    if target is not None and os.path.isdir(target):
+        done = swap.recover(target)
+        if done:
+            LOG.warning("an earlier restore had died in its swap: %s", done)
+
+
+@contextmanager
+def _staged(host: Host, plan: Plan) -> Iterator[tuple[Staging, Sequence[Path]]]:
+    """Fresh directories for the base and for each incremental; gone afterwards, however it ends."""
+    staging = open_staging(plan.place.path)
+    try:
+        with _link_directories(plan, staging, owner=_instance(host, plan)) as links:
+            yield staging, links
+    finally:
+        service.undo(staging.discard, "cannot clear the staging")
+
+
+@contextmanager
+def _link_directories(plan: Plan, staging: Staging, *, owner: InstanceId) -> Iterator[Sequence[Path]]:
+    """One empty directory for each incremental, never with what a dead restore left in it."""
+    numbers = range(1, len(plan.chain))
+    if plan.work_dir is None:
+        yield [staging.link(number) for number in numbers]
+        return
+    above = plan.work_dir / f"guestagent-{owner}"
+    links = [above / f"link-{number}" for number in numbers]
+    try:
+        with explained(f"make room in {plan.work_dir}"):
+            remove_tree(above)
+            for link in links:
+                link.mkdir(mode=0o700, parents=True)
+        yield links
+    finally:
+        shutil.rmtree(above, ignore_errors=True)
+
+
+def _instance(host: Host, plan: Plan) -> InstanceId:
+    """Whose data it will be."""
+    return host.instance or plan.chain.tip.manifest.instance_id
+
+
+def _build(host: Host, plan: Plan, staging: Staging, links: Sequence[Path], watch: Watch) -> None:
+    """Fetch all links at once, base first where they compete, and prepare each as soon as it is whole."""
+    directories = [staging.base, *links]
+    with ExitStack() as stack:
+        incoming = [
+            incoming_of(host, link, stack.enter_context(Extraction(directory, dialect=link.manifest.stream.format)))
+            for link, directory in zip(plan.chain, directories, strict=True)
+        ]
+        watch.phase("fetch", total=plan.chain.stored_size, links=len(plan.chain))
+        arrivals = Arrivals(incoming, workers=workers(host.restore.download_workers), watch=watch)
+        stack.enter_context(arrivals)
+        for number, (link, directory) in enumerate(zip(plan.chain, directories, strict=True)):
+            arrivals.wait_for(number)
+            watch.phase("prepare", link=number + 1, links=len(plan.chain))
+            _prepare(host, plan, link, base=staging.base, directory=directory, watch=watch)
+
+
+def _prepare(host: Host, plan: Plan, link: Backup, *, base: Path, directory: Path, watch: Watch) -> None:
+    """Prepare the base, or apply one link to it and drop what is left of the link."""
+    request = PrepareRequest(
+        base=base,
+        incremental=None if directory == base else directory,
+        last=link is plan.chain.tip,
+        use_memory=host.restore.use_memory or _memory(plan.chain.raw_size),
+    )
+    with Child(plan.engine.prepare_argv(request), on_line=watch.alive) as child:
+        child.finish(watch)
+        check_confirmed(plan.engine.confirmed(child.tail), child)
+    reached = plan.engine.prepared_to(read_texts(base))
+    if reached != link.manifest.lsn.end:
+        raise ToolError(f"{plan.engine.tool} prepared {link.id} to LSN {reached}, not {link.manifest.lsn.end}")
+    if directory != base:
+        with explained(f"clear {directory}"):
+            remove_tree(directory)
+
+
+def _seal(host: Host, plan: Plan, base: Path, watch: Watch) -> None:
+    """Make the prepared directory a datadir: its own incarnation, its owner, and all of it on disk."""
+    watch.phase("seal")
+    watch.check()
+    history = [link.id for link in plan.chain]
+    incarnation.write(base, incarnation.fresh(_instance(host, plan), chain=history))
+    _drop_links(base)
+    own(base, user=plan.os_user)
+    make_durable(base)
+    watch.check()
+
+
+def _drop_links(base: Path) -> None:
+    """Tables with a DATA DIRECTORY have come into the datadir; their link files would lead to where they were."""
+    with explained(f"drop links in {base}"):
+        for link in base.glob("*/*.isl"):
+            link.unlink()
+
+
+@contextmanager
+def _server_stopped(host: Host, plan: Plan, watch: Watch) -> Iterator[None]:
+    """No server on the target while the data changes places; the old one runs on if that does not come about."""
+    if not plan.place.server_running:
+        yield
+        return
+    watch.phase("stop")
+    watch.check()
+    try:
+        service.stop(host.database, plan.place.path, watch)
+        watch.check()
+        yield
+    except BaseException:
+        _start_again(host, plan)
+        raise
+
+
+def _start_again(host: Host, plan: Plan) -> None:
+    """The old server, unless its data are neither all there nor all gone: then the next restore must end the swap."""
+    if half_swapped(plan.place.path):
+        LOG.error("the swap in %s is half done and its server stays down; restore again to end it", plan.place.path)
+        return
+    service.undo(lambda: service.start(host.database, Watch()), "cannot start the old server again")
+
+
+def _hand_over(host: Host, plan: Plan, kept: Path | None, watch: Watch) -> Restored:
+    """Start and ask the server if that is wanted; only its answer lets the old data go."""
+    version = None
+    if plan.start:
+        watch.phase("start")
+        version = _start_or_put_back(host, plan, kept, watch)
+        for old in swap.kept(plan.place.path):
+            service.undo(partial(swap.forget, plan.place.path, old), f"cannot delete {old}")
+    return Restored(
+        backup=plan.chain.tip,
+        links=tuple(link.id for link in plan.chain),
+        datadir=plan.place.path,
+        kept=kept if kept and kept.is_dir() else None,
+        server=version,
+    )
+
+
+def _start_or_put_back(host: Host, plan: Plan, kept: Path | None, watch: Watch) -> str:
+    try:
+        return service.start_quietly(host.database, plan.place.path, plan.chain.tip.manifest.datastore, watch)
+    except Cancelled as error:
+        raise Cancelled(error.what, hint=_put_back(host, plan, kept)) from error
+    except GuestagentError as error:
+        hint = _put_back(host, plan, kept) if kept else "see the server's log; the restored data stays where it is"
+        raise DatabaseError(f"the restored server does not answer: {error.what}", hint=hint) from error
+
+
+def _put_back(host: Host, plan: Plan, kept: Path | None) -> str:
+    """The old data to its place, and its server up again if one ran there, not to be cancelled; says how it went."""
+    calm, target = Watch(), plan.place.path
+    service.undo(lambda: service.stop(host.database, target, calm), "cannot stop the restored server")
+    if kept is None:
+        return f"the restored data stays in {target}"
+    if not service.undo(lambda: swap.put_back(target, kept), "cannot put the old data back"):
+        return f"the old data could not be put back and is in {kept}"
+    if plan.place.server_running:
+        service.undo(lambda: service.start(host.database, calm), "cannot start the old server again")
+    return "the old data is back in its place"
+
+
+def _memory(data: int) -> int:
+    """Bytes for prepare's buffer pool: half of what the host has free, and no more than ``data`` can fill."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(LEAST_MEMORY, min(free // 2, MOST_MEMORY, data))

@@ -1,0 +1,101 @@
+"""What dead jobs left behind, found and removed; never anything that may still be somebody's.
+
+A backup is marked in state_dir, by its location, before its first object is
+stored, and again before it is deleted.  A mark that is still there, while
+nothing else runs on this host, is of one that died or failed.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from guestagent.catalog import split_location
+from guestagent.datadir import durable
+from guestagent.errors import GuestagentError
+from guestagent.model import BackupId
+from guestagent.operations.host import Host, unwritable
+
+LOG = logging.getLogger(__name__)
+
+_MODE = 0o600
+
+
+@contextmanager
+def unfinished(host: Host, location: str) -> Iterator[None]:
+    """For as long as data may lie there without a manifest: none of it stays behind unknown, whatever happens.
+
+    After a failure the mark stays: a store may yet finish a put that nobody waits for any more.
+    """
+    mark = _mark(host, location)
+    try:
+        yield
+    except BaseException:
+        _discarded(host, location)
+        raise
+    _unmark(mark)
+
+
+def sweep_own(host: Host) -> list[BackupId]:
+    """Remove what jobs of this host left in stores and state_dir when they died; gives the ids of those backups.
+
+    Only under the host lock: a mark then belongs to nobody who lives.
+    """
+    shutil.rmtree(host.state_dir / "scratch", ignore_errors=True)
+    swept = []
+    for mark in sorted(_marks(host).glob("*")):
+        if mark.suffix == durable.FRESH:  # died before it marked anything
+            _unmark(mark)
+        elif _swept(host, mark):
+            swept.append(BackupId(mark.name))
+    return swept
+
+
+def _swept(host: Host, mark: Path) -> bool:
+    """Whether there was something to sweep, and it is gone now."""
+    try:
+        location = mark.read_text(encoding="utf-8")
+        finished = host.catalog.exists(location)
+    except (OSError, UnicodeDecodeError, GuestagentError) as error:
+        LOG.warning("cannot sweep what %s stands for: %s", mark, error)
+        return False
+    if not finished and not _discarded(host, location):
+        return False
+    _unmark(mark)
+    return not finished
+
+
+def _discarded(host: Host, location: str) -> bool:
+    LOG.info("removing what lies without a manifest at %s", location)
+    try:
+        host.catalog.discard(location)
+    except GuestagentError as error:
+        LOG.warning("data at %s stays until the next sweep: %s", location, error)
+        return False
+    return True
+
+
+def _mark(host: Host, location: str) -> Path:
+    """Write the mark durably; raises GuestagentError where state_dir does not allow it."""
+    _, _, wanted = split_location(location)
+    path = _marks(host) / wanted
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        durable.write(path, location.encode(), mode=_MODE, like=path.parent)
+    except OSError as error:
+        raise unwritable(host.state_dir, error) from error
+    return path
+
+
+def _unmark(mark: Path) -> None:
+    try:
+        mark.unlink(missing_ok=True)
+    except OSError as error:
+        LOG.warning("cannot remove %s; the next sweep tries again: %s", mark, error.strerror)
+
+
+def _marks(host: Host) -> Path:
+    return host.state_dir / "unfinished"

@@ -1,0 +1,46 @@
+"""The verify story: every byte of a chain, against its manifests, without writing any of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from guestagent.chain import Chain
+from guestagent.manifest import Backup, Manifest
+from guestagent.model import BackupId
+from guestagent.operations.host import Host, workers
+from guestagent.progress import Watch
+from guestagent.streams.extract import Extraction
+from guestagent.streams.segments import Arrivals, Incoming, Proof, Sink, Stored
+
+
+def verify(host: Host, wanted: BackupId, watch: Watch) -> Chain:
+    """Fetch, hash, decompress and walk all segments of a backup's whole chain; raises the first thing wrong."""
+    chain = host.catalog.chain(host.catalog.get(wanted))
+    watch.phase("verify", total=chain.stored_size, links=len(chain))
+    _prove(host, list(chain), watch)
+    return chain
+
+
+def verify_uploads(host: Host, manifest: Manifest, watch: Watch) -> None:
+    """Read back what has just been stored, before its manifest makes it a backup."""
+    unpublished = Backup(manifest, host.catalog.location(manifest.instance_id, manifest.id), checksum="")
+    _prove(host, [unpublished], watch)
+
+
+def _prove(host: Host, links: Sequence[Backup], watch: Watch) -> None:
+    incoming = [incoming_of(host, link, Proof(dialect=link.manifest.stream.format)) for link in links]
+    with Arrivals(incoming, workers=workers(host.restore.download_workers), watch=watch) as arrivals:
+        for number in range(len(links)):
+            arrivals.wait_for(number)
+
+
+def incoming_of(host: Host, link: Backup, sink: Sink | Extraction) -> Incoming:
+    """One link's way from the store into a sink."""
+    manifest = link.manifest
+    return Incoming(
+        stored=Stored(manifest.segments, manifest.stream),
+        compression=manifest.compression,
+        fetch=lambda segment: host.catalog.fetch(link, segment),
+        sink=sink,
+        label=f"backup {link.id}",
+    )

@@ -1,0 +1,282 @@
+"""The options: names, types, defaults, limits and the help texts that the sample file is made of.
+
+``config`` reads values for them; nothing else imports this.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from oslo_config import cfg, types
+
+MIB = 1 << 20
+_UNITS = {"": 1, "K": 1 << 10, "M": MIB, "G": 1 << 30}
+_SIZE = re.compile(r"(\d{1,18})\s*([KMG]?)", re.IGNORECASE)
+
+
+class Size(types.ConfigType):
+    """A number of bytes such as ``16M`` (K, M, G: powers of 1024); the word ``auto``, where allowed, reads as 0."""
+
+    def __init__(self, *, least: int, most: int | None = None, auto: bool = False) -> None:
+        limits = f"{_in_mib(least)} or more" if most is None else f"{_in_mib(least)} to {_in_mib(most)}"
+        super().__init__(type_name=f"size such as 16M, {limits}{', or the word auto' if auto else ''}")
+        self._least = least
+        self._most = most
+        self._auto = auto
+
+    def __call__(self, value: Any) -> int:
+        """The number of bytes that ``value`` means; raises ValueError."""
+        if self._auto and value == "auto":
+            return 0
+        found = _SIZE.fullmatch(str(value).strip())
+        size = int(found[1]) * _UNITS[found[2].upper()] if found else -1
+        if size < self._least or (self._most is not None and size > self._most):
+            raise ValueError(f"{value!r} is not a {self.type_name}")
+        return size
+
+    def __repr__(self) -> str:
+        return f"Size(least={self._least}, most={self._most}, auto={self._auto})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Size) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+    def _formatter(self, value: Any) -> str:
+        return str(value)
+
+
+def _in_mib(size: int) -> str:
+    return f"{size // MIB}M"
+
+
+DEFAULT = (
+    cfg.StrOpt(
+        "guest_id",
+        default="",
+        help="Name of this instance: the first part of the key of every object that it stores, so that credentials "
+        "can be confined to it. Letters, digits, dots, dashes and underscores, a letter or a digit first, at most "
+        "128 of them. Needed to take backups; a restore does without.",
+    ),
+    cfg.StrOpt(
+        "state_dir",
+        default="/var/lib/guestagent",
+        help="Directory of the agent's own files: the lock that keeps jobs apart, marks of unfinished backups, and "
+        "scratch space of a few MiB. Must outlive a reboot.",
+    ),
+)
+
+DATABASE = (
+    cfg.StrOpt(
+        "engine",
+        default="auto",
+        choices=[
+            ("auto", "ask the server: mariabackup for MariaDB, xtrabackup for MySQL and Percona Server"),
+            ("mariabackup", "MariaDB 10.x and 11.x"),
+            ("xtrabackup", "Percona XtraBackup 8.0 and 8.4"),
+        ],
+        help="Backup tool that takes new backups. A restore always uses the tool that its manifest names.",
+    ),
+    cfg.StrOpt(
+        "socket",
+        default="",
+        help="Path of the server's UNIX socket. Empty: the tool's and the client's own default, unless host is set.",
+    ),
+    cfg.StrOpt(
+        "host",
+        default="",
+        help="Name or address of the server for TCP; must be this host, since the tool reads the files of the server. "
+        "Set either this or socket.",
+    ),
+    cfg.PortOpt("port", default=3306, min=1, help="TCP port of the server; used with host only."),
+    cfg.StrOpt("user", default="", help="Account that takes backups. Empty: as defaults_file has it."),
+    cfg.StrOpt(
+        "password",
+        default="",
+        secret=True,
+        help="Password of that account. It reaches the tool through an option file of mode 0600, never through "
+        "arguments. Write every $ as $$, here as in all options.",
+    ),
+    cfg.StrOpt(
+        "defaults_file",
+        default="",
+        help="Option file of the server's own kind that is read first, such as /etc/mysql/debian.cnf. Options set "
+        "here win over it.",
+    ),
+    cfg.StrOpt(
+        "datadir",
+        default="",
+        help="Data directory of the server. Empty: ask the running server. Needed for a restore in place while no "
+        "server runs.",
+    ),
+    cfg.StrOpt("os_user", default="mysql", help="Unix user that owns a restored data directory."),
+    cfg.StrOpt(
+        "start_command",
+        default="systemctl start mariadb",
+        help="Command that starts the server, split into words as a shell would, and run without a shell. After a "
+        "restore, MYSQLD_OPTS in its environment holds the options that keep events and replication off: the units of "
+        "MariaDB and MySQL hand them to the server, and a command of your own has to. They reach systemctl through "
+        "its set-environment.",
+    ),
+    cfg.StrOpt(
+        "stop_command",
+        default="systemctl stop mariadb",
+        help="Command that stops the server, split and run as start_command is.",
+    ),
+    cfg.IntOpt(
+        "start_timeout",
+        default=300,
+        min=1,
+        help="Seconds that a restored server has to answer after its start. Recovery of a big redo log takes long.",
+    ),
+    cfg.IntOpt(
+        "parallel",
+        default=0,
+        min=0,
+        max=64,
+        help="Threads with which the tool reads data files. 0: chosen from the number of processors, at most 4.",
+    ),
+    cfg.IntOpt(
+        "lock_wait_timeout",
+        default=60,
+        min=0,
+        help="Seconds that the tool waits for the statements that block its lock; then the backup fails. 0: without "
+        "end.",
+    ),
+    cfg.ListOpt(
+        "extra_args",
+        default=[],
+        item_type=types.String(quotes=True),
+        help="Further arguments for the tool's backup, separated by commas; put one that has a comma into double "
+        "quotes. They show in the process list, so never a secret.",
+    ),
+)
+
+STORAGE = (
+    cfg.StrOpt(
+        "url",
+        default="",
+        help="Where backups lie: s3://BUCKET/PREFIX or file:///DIRECTORY. Objects go to INSTANCE/BACKUP below it.",
+    ),
+    cfg.StrOpt(
+        "verify",
+        default="sizes",
+        choices=[
+            ("sizes", "list the objects and compare their number and sizes: one cheap request for 1,000 segments"),
+            ("bytes", "read every object back and compare its SHA-256: doubles the traffic"),
+        ],
+        help="How the segments of a backup are proven to be in the store before its manifest is written.",
+    ),
+)
+
+S3 = (
+    cfg.StrOpt("endpoint_url", default="", help="URL of the store, http or https. Empty: Amazon's for the region."),
+    cfg.StrOpt("region_name", default="", help="Region that requests are signed for. Empty: as boto3 finds it."),
+    cfg.StrOpt(
+        "access_key_id",
+        default="",
+        help="Access key. Empty: boto3's own chain of environment, ~/.aws and instance role.",
+    ),
+    cfg.StrOpt("secret_access_key", default="", secret=True, help="Secret that belongs to access_key_id."),
+    cfg.StrOpt(
+        "addressing_style",
+        default="auto",
+        choices=[
+            ("auto", "virtual where the bucket's name and the endpoint allow it"),
+            ("path", "https://endpoint/bucket/key: most private stores"),
+            ("virtual", "https://bucket.endpoint/key"),
+        ],
+        help="Where requests carry the bucket's name.",
+    ),
+    cfg.StrOpt("ca_bundle", default="", help="File of CA certificates (PEM) to trust. Empty: the system's own."),
+    cfg.StrOpt(
+        "request_checksum_calculation",
+        default="when_supported",
+        choices=[
+            ("when_supported", "send a checksum with every upload"),
+            ("when_required", "send none that is not required; for older stores that choke on checksum trailers"),
+        ],
+        help="Whether uploads carry a checksum that the store checks.",
+    ),
+    cfg.IntOpt(
+        "max_attempts",
+        default=10,
+        min=1,
+        max=100,
+        help="How often a request is tried in all, with growing pauses between.",
+    ),
+    cfg.IntOpt("connect_timeout", default=10, min=1, help="Seconds to wait for a connection."),
+    cfg.IntOpt("read_timeout", default=60, min=1, help="Seconds to wait for the next bytes of an answer."),
+)
+
+STREAM = (
+    cfg.StrOpt(
+        "compression",
+        default="zstd",
+        choices=[("zstd", "independent zstd frames"), ("none", "for data that is compressed or encrypted already")],
+        help="How segments of new backups are compressed.",
+    ),
+    cfg.IntOpt(
+        "level",
+        default=1,
+        min=1,
+        max=19,
+        help="Level of zstd. A higher one costs much time and, on database pages, often wins little or nothing: "
+        "measure with your own data.",
+    ),
+    cfg.Opt(
+        "segment_size",
+        type=Size(least=MIB, most=64 * MIB),
+        default="16M",
+        help="Bytes of the stream in one object, about. A backup holds a few segments for each worker in memory.",
+    ),
+    cfg.IntOpt(
+        "workers",
+        default=0,
+        min=0,
+        max=64,
+        help="Threads that compress, hash and upload. 0: chosen from the number of processors.",
+    ),
+    cfg.IntOpt(
+        "no_progress_limit",
+        default=600,
+        min=0,
+        help="Seconds without a byte after which a backup or a restore is given up. 0: never.",
+    ),
+)
+
+RESTORE = (
+    cfg.Opt(
+        "use_memory",
+        type=Size(least=8 * MIB, auto=True),
+        default="auto",
+        help="Memory for the prepare of a restored backup; auto takes a share of what is free. Much memory makes a "
+        "long redo log apply faster.",
+    ),
+    cfg.StrOpt(
+        "work_dir",
+        default="",
+        help="Directory for the incrementals of a restore until they are applied. Empty: inside the target, as the "
+        "restored data is until the swap.",
+    ),
+    cfg.IntOpt(
+        "download_workers",
+        default=0,
+        min=0,
+        max=64,
+        help="Threads that fetch, check, decompress and write segments. 0: chosen from the number of processors.",
+    ),
+)
+
+GROUPS: Mapping[str, tuple[cfg.Opt, ...]] = {
+    "DEFAULT": DEFAULT,
+    "database": DATABASE,
+    "storage": STORAGE,
+    "s3": S3,
+    "stream": STREAM,
+    "restore": RESTORE,
+}
+"""All options, by the section that they stand in."""

@@ -1,0 +1,199 @@
+"""The sweep: what died is found and removed, and nothing that is, or may be, somebody's."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from guestagent.errors import GuestagentError, StorageError
+from guestagent.manifest import digest
+from guestagent.model import BackupId, InstanceId
+from guestagent.operations.sweep import sweep_own, unfinished
+from guestagent.progress import Watch
+from tests.fakes.backups import GUEST, content, manifest, number, store
+from tests.fakes.bench import PATIENCE, SECRET, Bench, new_id
+from tests.fakes.stores import Refuses
+
+
+def half(bench: Bench, wanted: BackupId, *, instance: InstanceId = GUEST, otherwise: Exception | None = None) -> str:
+    """Segments without a manifest; gives their location, or fails after it has put them there."""
+    with bench.catalog() as catalog:
+        for index in range(2):
+            body = content(wanted, index)
+            catalog.put_segment(instance, wanted, index, body, digest(body))
+        if otherwise:
+            raise otherwise
+        return catalog.location(instance, wanted)
+
+
+def mark(bench: Bench, name: str, text: str) -> Path:
+    path = bench.state / "unfinished" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_a_mark_is_there_before_the_first_object_and_gone_after_the_manifest(bench: Bench) -> None:
+    location = bench.catalog().location(GUEST, number(1))
+    with unfinished(bench.host(), location):
+        path = bench.state / "unfinished" / number(1)
+        assert path.read_text() == location
+        assert path.stat().st_mode & 0o777 == 0o600
+        store(bench.catalog(), manifest(1))
+    assert not path.exists()
+    assert len(bench.catalog().backups()) == 1
+
+
+def test_after_a_failure_the_data_are_gone_and_the_mark_stays_for_what_may_come_late(bench: Bench) -> None:
+    with pytest.raises(NotADirectoryError), unfinished(bench.host(), bench.catalog().location(GUEST, number(1))):
+        half(bench, number(1), otherwise=NotADirectoryError())
+    assert bench.objects() == {}
+    half(bench, number(1))
+    assert sweep_own(bench.host()) == [number(1)]
+    assert bench.objects() == {}
+    assert sweep_own(bench.host()) == []
+
+
+def test_the_failure_is_what_is_raised_although_nothing_can_be_removed(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    location = half(bench, number(1))
+    bench.wrap = lambda inner: Refuses(inner, "delete")
+    with pytest.raises(ZeroDivisionError), unfinished(bench.host(), location):
+        raise ZeroDivisionError
+    assert f"data at {location} stays until the next sweep: 503 slow down" in caplog.text
+    assert sweep_own(bench.host()) == []
+    bench.wrap = lambda inner: inner
+    assert sweep_own(bench.host()) == [number(1)]
+    assert bench.objects() == {}
+
+
+def test_a_mark_whose_backup_has_a_manifest_goes_and_the_backup_stays(bench: Bench) -> None:
+    with bench.catalog() as catalog:
+        stored = store(catalog, manifest(1))
+    path = mark(bench, stored.id, stored.location)
+    assert sweep_own(bench.host()) == []
+    assert not path.exists()
+    assert bench.catalog().backups() == [stored]
+    assert len(bench.objects()) == 4
+
+
+def test_what_has_no_mark_is_somebody_elses(bench: Bench) -> None:
+    half(bench, number(1))
+    half(bench, number(2), instance=InstanceId("guest2"))
+    before = bench.objects()
+    assert sweep_own(bench.host()) == []
+    assert bench.objects() == before
+
+
+def test_a_mark_leads_to_where_the_data_were_stored_whatever_is_configured_now(bench: Bench) -> None:
+    location = half(bench, number(1))
+    mark(bench, number(1), location)
+    bench.instance = InstanceId("guest2")
+    old, bench.store = bench.store, bench.top / "other"
+    assert sweep_own(bench.host()) == [number(1)]
+    assert not [path for path in old.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "why"),
+    [
+        ("garbage", "", "not a backup's location"),
+        (number(2), "file:///srv/guest1", "not a backup id"),
+        (number(2), f"s3://bucket/guest1/{number(2)}", "is another kind of store"),
+        (number(2), f"file:///proc/1/mem/guest1/{number(2)}/..", "not a backup id"),
+    ],
+)
+def test_a_mark_that_leads_nowhere_is_reported_and_keeps_no_other_from_being_swept(
+    bench: Bench, caplog: pytest.LogCaptureFixture, name: str, text: str, why: str
+) -> None:
+    path = mark(bench, name, text)
+    mark(bench, number(3), half(bench, number(3)))
+    assert sweep_own(bench.host()) == [number(3)]
+    assert f"cannot sweep what {path} stands for: " in caplog.text
+    assert why in caplog.text
+    assert path.exists()
+    bench.backup()
+
+
+def test_a_mark_that_is_no_text_or_no_file(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    mark(bench, number(1), "").write_bytes(b"\xff")
+    (bench.state / "unfinished" / number(2)).mkdir()
+    assert sweep_own(bench.host()) == []
+    assert caplog.text.count("cannot sweep what") == 2
+
+
+def test_a_mark_that_was_never_finished_goes(bench: Bench) -> None:
+    path = mark(bench, f"{number(1)}.new", "file:///s")
+    assert sweep_own(bench.host()) == []
+    assert not path.exists()
+
+
+def test_a_store_that_does_not_answer_leaves_the_mark(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    path = mark(bench, number(1), half(bench, number(1)))
+    bench.wrap = lambda inner: Refuses(inner, "list")
+    assert sweep_own(bench.host()) == []
+    assert path.exists()
+    assert "503 slow down" in caplog.text
+
+
+def test_a_mark_that_cannot_be_removed_fails_no_backup(
+    bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Path.unlink
+
+    def stuck(path: Path, missing_ok: bool = False) -> None:
+        if path.parent.name == "unfinished":
+            raise OSError(30, "read-only file system")
+        whole(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", stuck)
+    taken = bench.backup()
+    assert "cannot remove" in caplog.text
+    monkeypatch.setattr(Path, "unlink", whole)
+    assert sweep_own(bench.host()) == []
+    assert bench.catalog().backups() == [taken]
+
+
+def test_scratch_of_the_dead_goes_with_the_secrets_in_it(bench: Bench) -> None:
+    dead = bench.state / "scratch" / "job-dead"
+    dead.mkdir(parents=True)
+    (dead / "client.cnf").write_text(SECRET)
+    sweep_own(bench.host())
+    bench.check_scratch()
+
+
+def test_a_mark_that_cannot_be_written_stops_the_backup(bench: Bench) -> None:
+    bench.state.mkdir()
+    (bench.state / "unfinished").write_text("in the way")
+    with pytest.raises(GuestagentError, match=f"cannot write to state_dir {bench.state}"):
+        unfinished(bench.host(), bench.catalog().location(GUEST, number(1))).__enter__()
+
+
+@pytest.mark.parametrize("suffix", ["00000000", "00000001", "manifest.json"])
+def test_a_backup_that_is_killed_is_swept_by_the_next_one(bench: Bench, suffix: str) -> None:
+    kept = bench.backup()
+    wanted = new_id()
+    killed = bench.told_by_another(f"""
+bench.wrap = lambda inner: Acts(inner, lambda verb, key: die() if key.endswith({suffix!r}) else None)
+bench.backup(id={wanted!r})
+""")
+    assert killed.wait(PATIENCE) == -signal.SIGKILL
+    assert (bench.state / "unfinished" / wanted).exists()
+    assert list(bench.state.glob("scratch/*"))
+    taken = bench.backup(kept)
+    assert {name.split("/")[1] for name in bench.objects()} == {kept.id, taken.id}
+    assert not list((bench.state / "unfinished").iterdir())
+    bench.check_scratch()
+    bench.check_no_child()
+    bench.check_no_secret()
+    assert len(bench.catalog().chain(taken)) == 2
+
+
+def test_a_store_that_is_down_is_the_failure(bench: Bench) -> None:
+    mark(bench, number(1), half(bench, number(1)))
+    bench.wrap = lambda inner: Refuses(inner, "put", error=StorageError("the store is down"))
+    with pytest.raises(StorageError, match="the store is down"):
+        bench.backup(watch=Watch())

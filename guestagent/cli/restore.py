@@ -1,0 +1,104 @@
+"""``guestagent restore``: bring a backup back, or only say how."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cliff.columns import FormattableColumn
+
+from guestagent.cli.backup import Row
+from guestagent.cli.door import Single
+from guestagent.jobs import only_job
+from guestagent.operations.plan import RestoreRequest, make_plan
+from guestagent.operations.restore import restore
+
+PLANNED = (
+    "backup_id",
+    "name",
+    "instance_id",
+    "chain",
+    "links",
+    "download",
+    "raw_size",
+    "space_needed",
+    "space_free",
+    "datadir",
+    "holds_now",
+    "server_running",
+    "datastore",
+    "datastore_version",
+    "engine",
+    "steps",
+    "refused",
+)
+"""What a plan shows."""
+
+RESTORED = ("backup_id", "name", "links", "datadir", "started", "server_version", "old_data")
+"""What a restore shows when it is done."""
+
+
+class Several(FormattableColumn[list[Any]]):
+    """A list for machines, and lines for people."""
+
+    def human_readable(self) -> str:
+        """One line each."""
+        return "\n".join(map(str, self._value))
+
+
+class Restore(Single):
+    """Bring a backup back, with all that it stands on, into a data directory."""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """The command's arguments."""
+        parser = super().get_parser(prog_name)
+        parser.add_argument("source", metavar="BACKUP_ID|LOCATION", help="the backup's id, or its locationRef")
+        parser.add_argument("--datadir", metavar="DIR", type=_absolute, help="where to (default: [database] datadir)")
+        parser.add_argument("--plan", action="store_true", help="only say what would be done, or why it would not")
+        parser.add_argument(
+            "--replace",
+            action="store_true",
+            help="stop the server there if one runs, and keep the old data aside until the restored one has answered",
+        )
+        parser.add_argument(
+            "--start",
+            action=argparse.BooleanOptionalAction,
+            help="start the restored server and ask it (default: if one ran there before)",
+        )
+        return parser
+
+    def columns(self, parsed_args: argparse.Namespace) -> Sequence[str]:
+        """A plan has others than what is done."""
+        return PLANNED if parsed_args.plan else RESTORED
+
+    def take_action(self, parsed_args: argparse.Namespace) -> Row:
+        """Restore, or plan to."""
+        request = RestoreRequest(
+            source=parsed_args.source,
+            datadir=parsed_args.datadir,
+            replace=parsed_args.replace,
+            start=parsed_args.start,
+        )
+        host = self.host(location=request.source)
+        with host.catalog:
+            if parsed_args.plan:
+                plan = make_plan(host, request)
+                self.verdict = next(iter(plan.against), None)
+                properties = plan.properties()
+            else:
+                with only_job(host.state_dir, f"restore {request.source}"), self.watch(host) as watch:
+                    properties = restore(host, request, watch).properties()
+        return _row(self.columns(parsed_args), properties)
+
+
+def _row(names: Sequence[str], properties: dict[str, Any]) -> Row:
+    values = (properties[name] for name in names)
+    return names, [Several(value) if isinstance(value, list) else value for value in values]
+
+
+def _absolute(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("a directory without a name")
+    return Path(text).absolute()

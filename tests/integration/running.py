@@ -1,0 +1,239 @@
+"""Commands under way, for the tests of faults: started, watched, signalled, and what they may not leave behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pytest
+
+from guestagent.storage.file import TEMPORARY
+from tests.servers.guest import Guest
+from tests.servers.mariadb import MariaDB, give_to_server
+
+PATIENCE = 60.0
+"""Seconds that anything may take that a test waits for."""
+
+
+def wait_until(happened: Callable[[], Any], what: str, *, pause: float = 0.01, limit: float = PATIENCE) -> None:
+    """Look again and again, until it has happened."""
+    end = time.monotonic() + limit
+    while not happened():
+        if time.monotonic() > end:
+            raise AssertionError(f"it took more than {limit:g} s until {what}")
+        time.sleep(pause)
+
+
+class Running:
+    """A command that runs as a process, as from a terminal: in a group of its own, with no signal ignored.
+
+    ``before`` are the words of another command that runs it.
+    """
+
+    def __init__(
+        self, guest: Guest, *words: str, environment: dict[str, str] | None = None, before: Sequence[str] = ()
+    ) -> None:
+        self.process = subprocess.Popen(
+            ["env", "--default-signal=INT,TERM,HUP", *before, *guest.argv(*words)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env=os.environ | (environment or {}),
+        )
+        self.out = ""
+        self._lines: list[str] = []
+        self._listeners = [threading.Thread(target=listen, daemon=True) for listen in (self._hear, self._collect)]
+        for listener in self._listeners:
+            listener.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.finish()
+
+    @property
+    def err(self) -> str:
+        """What it has said on stderr so far."""
+        return "".join(self._lines)
+
+    def wait_for(self, words: str) -> None:
+        """Wait until stderr has said ``words``."""
+        wait_until(lambda: words in self.err or self._over(), f"{words!r} was said", pause=0.001)
+        assert words in self.err, f"it ended with {self.process.returncode} instead: {self.err}"
+
+    def signal(self, number: signal.Signals) -> None:
+        """Signal its group, as a terminal does."""
+        os.killpg(self.process.pid, number)
+
+    def finish(self) -> int:
+        """Wait for its end; gives the exit status."""
+        status = self.process.wait(PATIENCE)
+        for listener in self._listeners:
+            listener.join(PATIENCE)
+        return status
+
+    def _over(self) -> bool:
+        return self.process.poll() is not None and not any(listener.is_alive() for listener in self._listeners)
+
+    def _hear(self) -> None:
+        assert self.process.stderr is not None
+        with self.process.stderr as stream:
+            self._lines.extend(iter(stream.readline, ""))
+
+    def _collect(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as stream:
+            self.out = stream.read()
+
+
+@contextmanager
+def held(server: MariaDB, *statements: str) -> Iterator[None]:
+    """A session that holds what ``statements`` took."""
+    with server.session() as session, session.cursor() as cursor:
+        for statement in statements:
+            cursor.execute(statement)
+        yield
+
+
+@contextmanager
+def held_meanwhile(guest: Guest, command: Running, statement: str) -> Iterator[None]:
+    """Take a lock while a backup is under way, and go on when the tool waits for it: InnoDB's files are stored then."""
+    wait_for_segment(guest)
+    command.signal(signal.SIGSTOP)  # the tool then waits at a full pipe
+    with held(guest.server, statement):
+        command.signal(signal.SIGCONT)
+        wait_for_lock(guest.server)
+        yield
+
+
+def wait_for_lock(server: MariaDB) -> None:
+    """Wait until the tool waits for a lock."""
+    waiting = (
+        "SELECT COUNT(*) FROM information_schema.processlist"
+        " WHERE info LIKE 'BACKUP STAGE%' AND state = 'Waiting for backup lock'"
+    )
+    wait_until(lambda: server.value(waiting), "the tool waits for a lock")
+
+
+def tools(place: Path) -> dict[int, str]:
+    """The living processes, other than servers and ours, whose command names something below ``place``."""
+    found = {}
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit() and int(process.name) != os.getpid():
+            with suppress(OSError):
+                command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                if str(place) in command and "mariadbd" not in command and _state(int(process.name)) != "Z":
+                    found[int(process.name)] = command
+    return found
+
+
+def tool_of(place: Path, word: str) -> int | None:
+    """The process id of the tool that runs below ``place`` with ``word`` in its command."""
+    return next((pid for pid, command in tools(place).items() if f" {word}" in command), None)
+
+
+@contextmanager
+def holding(place: Path, *words: str) -> Iterator[dict[str, str]]:
+    """The tool stops before it begins what ``words`` are part of the command for; gives the environment."""
+    pattern = "".join(f"*{word}" for word in words)
+    with tool_on_path(place, f'case "$*" in {pattern}*) kill -STOP $$;; esac; exec $real "$@"') as environment:
+        yield environment
+
+
+def wait_for_held(place: Path, word: str) -> int:
+    """Wait until a tool is held; gives its process id."""
+    wait_until(lambda: (pid := tool_of(place, word)) and _state(pid) == "T", f"the tool is held at {word}")
+    pid = tool_of(place, word)
+    assert pid
+    return pid
+
+
+def step(pid: int, seconds: float) -> bool:
+    """Let a held process run on for a moment; gives whether it still lives."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(seconds)
+        os.kill(pid, signal.SIGSTOP)
+    return _state(pid) not in ("", "Z")
+
+
+def _state(pid: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return ""
+
+
+def objects(guest: Guest) -> set[str]:
+    """What lies in the guest's store, by name; no half of an object may be among it."""
+    root = Path(guest.url.removeprefix("file://"))
+    return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+
+
+def drop_halves(guest: Guest) -> None:
+    """Remove what a killed put left: the store hides it, and would remove it a day later."""
+    for path in Path(guest.url.removeprefix("file://")).rglob(f"{TEMPORARY}*"):
+        path.unlink()
+
+
+def wait_for_segment(guest: Guest) -> None:
+    """Wait until the first segment is stored."""
+    stored = re.compile(r"/data/\d+$")
+    wait_until(lambda: any(map(stored.search, objects(guest))), "a segment is stored", pause=0.001)
+
+
+def assert_nothing_left(guest: Guest, *, but: AbstractSet[str] = frozenset()) -> None:
+    """No child alive, no object beside ``but`` these, no scratch."""
+    assert tools(guest.place) == {}
+    assert objects(guest) == but
+    assert list((guest.place / f"{guest.name}-state" / "scratch").glob("*")) == []
+
+
+@contextmanager
+def filesystem(place: Path, size: str) -> Iterator[None]:
+    """A filesystem of its own at ``place``, of ``size`` (as mount takes it)."""
+    place.mkdir(exist_ok=True)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(place)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"may not mount here: {done.stderr.strip()}")
+    try:
+        give_to_server(place)
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@contextmanager
+def tool_on_path(place: Path, script: str) -> Iterator[dict[str, str]]:
+    """A mariabackup of the test's own in front of the real one, which ``$real`` names; gives the environment."""
+    directory = place / "tool"
+    directory.mkdir(exist_ok=True)
+    tool = directory / "mariabackup"
+    tool.write_text(f"#!/bin/sh\nreal={shutil.which('mariabackup')}\n{script}\n")
+    tool.chmod(0o755)
+    try:
+        yield {"PATH": f"{directory}:{os.environ['PATH']}"}
+    finally:
+        for pid in tools(directory):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(directory)

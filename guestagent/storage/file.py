@@ -139,10 +139,12 @@ class FileStorage:
 
     def _temporary(self, folder: Path) -> tuple[int, Path]:
         for _ in range(_TRIES):
-            # A delete elsewhere may take the folder away while it is still empty.
+            # A delete elsewhere may take the folder away while it is still empty; mkdir calls that FileExistsError
+            # if it happens while it looks.  What really stands in the way is told by mkstemp.
             with suppress(FileNotFoundError):
                 self._make_root()
-                folder.mkdir(parents=True, exist_ok=True)
+                with suppress(FileExistsError):
+                    folder.mkdir(parents=True, exist_ok=True)
                 descriptor, name = tempfile.mkstemp(prefix=TEMPORARY, dir=folder)
                 return descriptor, Path(name)
         raise StorageError(f"{folder} vanishes as often as it is made", hint="look for who deletes there")

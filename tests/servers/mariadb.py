@@ -112,6 +112,9 @@ class MariaDB:
         self._options = tuple(options)
         self._running = running
         self._pid_file = self.home / "pid"
+        # A server that starts deletes every #sql file in its tmpdir, also those that another one is using.
+        self._tmpdir = self.home / "tmp"
+        self._tmpdir.mkdir()
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -192,6 +195,7 @@ class MariaDB:
             f"--datadir={self.datadir}",
             f"--socket={self.socket}",
             f"--pid-file={self._pid_file}",
+            f"--tmpdir={self._tmpdir}",
             *_SMALL,
             *listen,
             *self._options,

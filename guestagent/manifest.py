@@ -37,6 +37,7 @@ MAX_SEGMENT_SIZE = 256 << 20
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 """Halves of characters, as Python reads them from bytes that are not UTF-8; no Unicode text has them."""
+_SEAL = "digest"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _ABSENT = object()
 T = TypeVar("T")
@@ -115,9 +116,7 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """Canonical JSON: sorted keys, no blanks, UTF-8, no floats; U+FFFD for what is not Unicode."""
-        document = _merged(self.unknown, self._document())
-        text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        return _SURROGATE.sub("\ufffd", text).encode()
+        return sealed(_merged(self.unknown, self._document()))
 
     def _document(self) -> dict[str, Any]:
         return {
@@ -144,8 +143,12 @@ class Manifest:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Manifest:
-        """Read a manifest; raises Corrupt for anything that is not one of a known format."""
-        return _parsed(_load(data))
+        """Read a manifest; raises Corrupt for anything that is not a whole one of a known format."""
+        document = _load(data)
+        manifest = _parsed(document)
+        if document[_SEAL] != _seal(document):
+            raise Corrupt("manifest: its digest does not fit: it was damaged")
+        return manifest
 
 
 @dataclass(frozen=True)
@@ -198,6 +201,27 @@ class Backup:
 def digest(data: bytes | bytearray | memoryview) -> str:
     """SHA-256 in lower-case hex, the only digest that manifests use."""
     return hashlib.sha256(data).hexdigest()
+
+
+def sealed(document: Mapping[str, Any]) -> bytes:
+    """A manifest's document as it is stored: canonical, with the SHA-256 of all the rest under ``digest``.
+
+    Nothing else could tell a damaged name or time of the newest link; those below it are proven by
+    their children.
+    """
+    return _canonical({**document, _SEAL: _seal(document)})
+
+
+def _seal(document: Mapping[str, Any]) -> str:
+    return digest(_canonical({key: value for key, value in document.items() if key != _SEAL}))
+
+
+def _canonical(document: Mapping[str, Any]) -> bytes:
+    try:
+        text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    except RecursionError as error:
+        raise Corrupt("manifest: it is nested too deeply") from error
+    return _SURROGATE.sub("\ufffd", text).encode()
 
 
 def timestamp(moment: datetime) -> str:
@@ -338,7 +362,7 @@ def _parsed(document: Any) -> Manifest:
         segments=segments,
     )
     _check_agrees(manifest, top.below("sizes"))
-    return replace(manifest, unknown=_beyond(document, manifest._document()))
+    return replace(manifest, unknown=_beyond(document, manifest._document() | {_SEAL: top.sha256(_SEAL)}))
 
 
 def _version(text: str) -> str:

@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 
 from guestagent import manifest as module
 from guestagent.errors import Corrupt
-from guestagent.manifest import Backup, Manifest, Parent, Segment, digest, timestamp
+from guestagent.manifest import Backup, Manifest, Parent, Segment, digest, sealed, timestamp
 from guestagent.model import MAX_LSN, Binlog, Kind, backup_id
 from tests.manifests import ROOT, STARTED, a_manifest, child_of, lsns, stored
 
 CANONICAL = (
     '{"binlog":{"file":"binlog.000001","gtid":"0-1-7","position":342},"compression":"zstd","description":"",'
+    '"digest":"d5f29c2f7fcc0007724114e545c56d4cbe7b0133fd90f674019caa18ed80a1c5",'
     '"encryption":null,"engine":{"name":"mariabackup","version":"10.11.19"},"finished":"2026-11-22T14:01:30.125Z",'
     '"format":1,"id":"00000000-0000-0000-0000-000000000001","incarnation":"00000000-0000-0000-0000-000000000000",'
     '"instance_id":"guest1","lsn":{"from":0,"last":110,"to":100},"name":"backup0","parent":null,"segments":['
@@ -45,7 +46,7 @@ def document(manifest: Manifest | None = None) -> dict[str, Any]:
 
 
 def parsed(content: Any) -> Manifest:
-    return Manifest.from_bytes(json.dumps(content).encode())
+    return Manifest.from_bytes(sealed(content))
 
 
 def refusal(content: Any) -> str:
@@ -97,6 +98,29 @@ def named(path: tuple[Any, ...]) -> str:
 
 def test_a_manifest_is_canonical_to_the_byte() -> None:
     assert a_manifest().to_bytes() == CANONICAL.encode()
+
+
+def test_every_bit_of_a_manifest_is_proven() -> None:
+    data = incremental().to_bytes()
+    for bit in range(len(data) * 8):
+        damaged = bytearray(data)
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(Corrupt):
+            Manifest.from_bytes(bytes(damaged))
+
+
+def test_a_manifest_changed_by_hand_is_told() -> None:
+    assert refusal(document() | {"name": "another"}) == "manifest: its digest does not fit: it was damaged"
+
+
+def test_what_can_be_read_and_not_be_written_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_deep(*_: object, **__: object) -> str:
+        raise RecursionError
+
+    content = document()
+    monkeypatch.setattr("guestagent.manifest.json.dumps", too_deep)
+    with pytest.raises(Corrupt, match="nested too deeply"):
+        sealed(content)
 
 
 def test_a_manifest_comes_back_as_it_was() -> None:
@@ -154,7 +178,7 @@ def test_unknown_keys_are_kept_where_they_were() -> None:
         "engine": {"build": "abc"},
         "lsn": {"checkpoint": {"a": 1}},
     }
-    assert json.loads(manifest.to_bytes()) == content
+    assert manifest.to_bytes() == sealed(content)
 
 
 def test_known_keys_win_over_unknown_ones() -> None:

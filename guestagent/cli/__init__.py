@@ -131,7 +131,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = int(end.code or 0)
     if status == INTERRUPTED:
         status = tell(Cancelled("stopped by SIGINT"))
-    return _flushed() or status
+    status = _flushed() or status
+    _let_go_of_stderr()
+    return status
 
 
 def _mend_streams() -> None:
@@ -152,9 +154,21 @@ def _flushed() -> int:
     try:
         sys.stdout.flush()
     except OSError as error:
-        # What did not get out would be tried again, and complained about, when the interpreter ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget(sys.stdout)
         if isinstance(error, BrokenPipeError):
             return BROKEN_PIPE
         return tell(GuestagentError(f"cannot write to stdout: {error.strerror}"))
     return 0
+
+
+def _let_go_of_stderr() -> None:
+    """What nobody wanted to hear decides no exit status."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        _forget(sys.stderr)
+
+
+def _forget(stream: TextIO) -> None:
+    """What did not get out would be tried again, and complained about with status 120, when the interpreter ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

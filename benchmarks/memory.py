@@ -79,11 +79,14 @@ def files(total: int) -> Iterator[File]:
 
 
 class Content:
-    """What the files hold: pages that do not compress and pages that do, in turns."""
+    """What the files hold: pages that do not compress and, unless ``incompressible``, as many that do."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, incompressible: bool) -> None:
         noise = random.Random(0)
-        pages = (noise.randbytes(PAGE) if number % TWO else self._rows(number) for number in itertools.count())
+        pages = (
+            noise.randbytes(PAGE) if incompressible or number % TWO else self._rows(number)
+            for number in itertools.count()
+        )
         self._pages = memoryview(b"".join(itertools.islice(pages, TWO * CHUNK // PAGE)))
 
     def chunks(self, file: File) -> Iterator[tuple[int, bytes | memoryview]]:
@@ -112,10 +115,10 @@ def encoded(file: File, content: Content) -> Iterator[list[bytes | memoryview]]:
     yield [head(b"E", file)]
 
 
-def generate(total: int) -> None:
+def generate(settings: Settings) -> None:
     """Write the stream to stdout, two files at a time."""
-    content = Content()
-    waiting = files(total)
+    content = settings.content()
+    waiting = files(settings.total)
     for pair in iter(lambda: list(itertools.islice(waiting, TWO)), []):
         for turn in itertools.zip_longest(*(encoded(file, content) for file in pair)):
             write(piece for chunk in turn if chunk is not None for piece in chunk)
@@ -142,6 +145,11 @@ class Settings:
     compression: str
     level: int
     segment_size: int
+    incompressible: bool
+
+    def content(self) -> Content:
+        """What the files hold."""
+        return Content(incompressible=self.incompressible)
 
     def catalog(self) -> Catalog:
         """The store."""
@@ -157,7 +165,8 @@ class Settings:
             "--level": self.level,
             "--segment-size": self.segment_size,
         }
-        return [str(word) for pair in named.items() for word in pair]
+        flags = ["--incompressible"] if self.incompressible else []
+        return [str(word) for pair in named.items() for word in pair] + flags
 
 
 @dataclass(frozen=True)
@@ -276,7 +285,7 @@ def incoming_of(catalog: Catalog, link: Backup, extraction: Extraction) -> Incom
 
 def compare(settings: Settings) -> None:
     """Exit with 1 unless the restored tree is what was generated."""
-    content, target = Content(), settings.scratch / "restored"
+    content, target = settings.content(), settings.scratch / "restored"
     expected = {file.path: digest_of(data for _, data in content.chunks(file)) for file in files(settings.total)}
     found = {str(path.relative_to(target)): digest_of(pieces_of(path)) for path in target.rglob("*.ibd")}
     if found != expected:
@@ -303,7 +312,7 @@ PHASES: dict[str, Callable[[Settings], None]] = {
     "backup": backup,
     "restore": restore,
     "compare": compare,
-    "generate": lambda settings: generate(settings.total),
+    "generate": generate,
 }
 
 
@@ -339,6 +348,7 @@ def parse(words: list[str] | None = None) -> tuple[str, Settings]:
     parser.add_argument("--compression", default="zstd", choices=["zstd", "none"])
     parser.add_argument("--level", type=int, default=1)
     parser.add_argument("--segment-size", type=int, default=16 << 20, help="in bytes")
+    parser.add_argument("--incompressible", action="store_true", help="no page compresses, as with encrypted tables")
     found = parser.parse_args(words)
     return found.phase, Settings(
         total=round(found.gigabytes * 10**9),
@@ -347,6 +357,7 @@ def parse(words: list[str] | None = None) -> tuple[str, Settings]:
         compression=found.compression,
         level=found.level,
         segment_size=found.segment_size,
+        incompressible=found.incompressible,
     )
 
 

@@ -30,6 +30,8 @@ from guestagent.errors import Corrupt
 
 MAGIC = b"XBSTCK01"
 MAX_PATH = 4096
+MAX_NAME = 255
+"""Bytes of one component, as Linux has it; an incremental's name.ibd.delta may be longer where name.ibd was not."""
 MAX_PAYLOAD = 16 << 20
 """Bytes; both tools write 10 MiB at the most unless told otherwise."""
 MAX_SPARSE_MAP = 1 << 16
@@ -165,6 +167,8 @@ def _inside(path: bytes) -> bytes:
     plain = path.removeprefix(b"./")
     if b"\0" in plain or any(component in (b"", b".", b"..") for component in plain.split(b"/")):
         raise Corrupt(f"the stream has a file outside the target directory: {shown(path)}")
+    if longest := next((part for part in plain.split(b"/") if len(part) > MAX_NAME), b""):
+        raise Corrupt(f"the stream has a file name that is too long: {shown(longest)}", hint="rename the table")
     return plain
 
 

@@ -6,6 +6,7 @@ gives the stream back.
 
 from __future__ import annotations
 
+import io
 import mmap
 import threading
 from collections.abc import Callable
@@ -39,11 +40,7 @@ class Buffer:
 
 def encoder(compression: str, level: int) -> Callable[[memoryview], bytes]:
     """A function from a raw segment to its stored bytes, safe in several threads."""
-    if compression == NONE:
-        return bytes
-    return lambda raw: b"".join(
-        _compressor(level).compress(raw[start : start + FRAME]) for start in range(0, len(raw), FRAME)
-    )
+    return bytes if compression == NONE else lambda raw: _compress(raw, level)
 
 
 def decode(stored: bytes, compression: str, into: memoryview) -> None:
@@ -55,6 +52,13 @@ def decode(stored: bytes, compression: str, into: memoryview) -> None:
         _decompress(stored, into)
     except zstandard.ZstdError as error:
         raise Corrupt(f"a segment does not decompress: {error}") from error
+
+
+def _compress(raw: memoryview, level: int) -> bytes:
+    stored = io.BytesIO()  # which, unlike a list that is joined, never holds the bytes twice
+    for start in range(0, len(raw), FRAME):
+        stored.write(_compressor(level).compress(raw[start : start + FRAME]))
+    return stored.getvalue()
 
 
 def _copy(stored: bytes, into: memoryview) -> None:

@@ -8,11 +8,14 @@ is a ladder: SIGINT (mariabackup ignores SIGTERM), a grace period, SIGKILL.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
+import functools
 import logging
 import os
 import re
 import select
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -40,6 +43,14 @@ LOOK = 0.02
 """Seconds between two looks at whether a child has ended."""
 LAST_WORDS = 64 << 10
 """Bytes of a command's output that are read for its last lines."""
+
+_PR_SET_PDEATHSIG = 1
+_die_with_us = functools.partial(ctypes.CDLL(None).prctl, _PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
+"""Has the kernel end a process with the thread that started it.
+
+A tool that outlived a kill -9 of us would hold its locks in the server, or write where the next restore does.  It is
+one system call and no Python, since between fork and exec other threads may hold any lock.
+"""
 
 _SECRET_NAME = re.compile(r"SECRET|PASS(W|PHRASE)|TOKEN|CREDENTIAL|(ACCESS|API|PRIVATE)_?KEY|._PWD$|^OS_|^AWS_")
 
@@ -76,6 +87,17 @@ def output_of(argv: Sequence[str], *, timeout: float = 30) -> str:
     return text
 
 
+def _bound(argv: Sequence[str]) -> Sequence[str]:
+    """The command, such that the kernel ends it when the thread that starts it is gone.
+
+    A killed agent would leave a prepare behind, which works where the next restore does.  setpriv is
+    of util-linux, which every Debian has; without it, or without the tool, the command stays as it is.
+    """
+    if shutil.which("setpriv") and shutil.which(argv[0]):
+        return ["setpriv", "--pdeathsig", "KILL", "--", *argv]
+    return argv
+
+
 def run_command(argv: Sequence[str], watch: Watch, *, environment: dict[str, str] | None = None) -> None:
     """Run a command of the operator's to its end; raises ToolError unless it exits with 0.
 
@@ -98,7 +120,12 @@ def run_command(argv: Sequence[str], watch: Watch, *, environment: dict[str, str
 
 
 def _spawn(
-    argv: Sequence[str], *, stdout: int | IO[bytes], stderr: int, environment: dict[str, str] | None
+    argv: Sequence[str],
+    *,
+    stdout: int | IO[bytes],
+    stderr: int,
+    environment: dict[str, str] | None = None,
+    before: Callable[[], object] | None = None,
 ) -> subprocess.Popen[bytes]:
     LOG.debug("starting %s", " ".join(argv))
     try:
@@ -108,6 +135,7 @@ def _spawn(
             stdout=stdout,
             stderr=stderr,
             start_new_session=True,
+            preexec_fn=before,  # noqa: PLW1509  (see _die_with_us)
             bufsize=0,
             env=clean_environment() | (environment or {}),
         )
@@ -125,7 +153,7 @@ def _await(process: subprocess.Popen[bytes], watch: Watch) -> None:
 
 
 class Child:
-    """One running tool; a context manager that ends it, whatever happens.
+    """One running tool; a context manager that ends it, whatever happens: it dies with the thread that made it.
 
     ``stream`` says whether stdout is a stream for :meth:`read_into`; otherwise stdout joins
     stderr in the log.  ``on_line`` is called, from another thread, for every line.
@@ -143,10 +171,10 @@ class Child:
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._lost = False
         self._process = _spawn(
-            argv,
+            _bound(argv),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE if stream else subprocess.STDOUT,
-            environment=None,
+            before=_die_with_us,
         )
         self._drain = threading.Thread(target=self._listen, name=f"{self.name}-stderr", daemon=True)
         self._drain.start()

@@ -129,8 +129,7 @@ class Incoming:
     def batches(self) -> Iterator[tuple[Segment, ...]]:
         """The segments in the pieces that one worker does: one by one, and what needs order as one piece."""
         first = self.stored.stream.ordered_from
-        free = self.stored.segments[:first] if first is not None else self.stored.segments
-        yield from ((segment,) for segment in free)
+        yield from ((segment,) for segment in self.stored.segments[:first])
         if first is not None:
             yield self.stored.segments[first:]
 

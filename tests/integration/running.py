@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,14 +16,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import pymysql
 import pytest
 
 from guestagent.storage.file import TEMPORARY
 from tests.servers.guest import Guest
-from tests.servers.mariadb import MariaDB, give_to_server
+from tests.servers.mariadb import MariaDB, Row, give_to_server, workplace
 
 PATIENCE = 60.0
 """Seconds that anything may take that a test waits for."""
+
+ENOUGH = 2 << 30
+"""Bytes of memory that servers and stores may fill."""
 
 
 def wait_until(happened: Callable[[], Any], what: str, *, pause: float = 0.01, limit: float = PATIENCE) -> None:
@@ -113,15 +117,40 @@ def held(server: MariaDB, *statements: str) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def held_meanwhile(guest: Guest, command: Running, statement: str) -> Iterator[None]:
-    """Take a lock while a backup is under way, and go on when the tool waits for it: InnoDB's files are stored then."""
-    wait_for_segment(guest)
-    command.signal(signal.SIGSTOP)  # the tool then waits at a full pipe
-    with held(guest.server, statement):
-        command.signal(signal.SIGCONT)
-        wait_for_lock(guest.server)
-        yield
+class Writer:
+    """A statement that writes to ``d.my``, which has no redo log, until it is told to end.
+
+    The tool copies InnoDB's files, and then waits for it.
+    """
+
+    STATEMENT = "INSERT INTO d.my SELECT 1000000 + SLEEP(600), 'never'"
+
+    def __init__(self, server: MariaDB) -> None:
+        self._server = server
+        self._thread = threading.Thread(target=self._write, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        wait_until(self._statements, "the statement runs")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Have it end, if it still runs."""
+        for (number,) in self._statements() if self._server.running else ():
+            self._server.query("KILL %s", number)
+        self._thread.join(PATIENCE)
+
+    def _statements(self) -> tuple[Row, ...]:
+        return self._server.query("SELECT id FROM information_schema.processlist WHERE info = %s", self.STATEMENT)
+
+    def _write(self) -> None:
+        with suppress(pymysql.MySQLError), self._server.session() as session, session.cursor() as cursor:
+            cursor.execute(self.STATEMENT)
 
 
 def wait_for_lock(server: MariaDB) -> None:
@@ -193,17 +222,36 @@ def drop_halves(guest: Guest) -> None:
         path.unlink()
 
 
-def wait_for_segment(guest: Guest) -> None:
-    """Wait until the first segment is stored."""
-    stored = re.compile(r"/data/\d+$")
-    wait_until(lambda: any(map(stored.search, objects(guest))), "a segment is stored", pause=0.001)
-
-
 def assert_nothing_left(guest: Guest, *, but: AbstractSet[str] = frozenset()) -> None:
     """No child alive, no object beside ``but`` these, no scratch."""
     assert tools(guest.place) == {}
     assert objects(guest) == but
     assert list((guest.place / f"{guest.name}-state" / "scratch").glob("*")) == []
+
+
+@contextmanager
+def in_memory() -> Iterator[None]:
+    """Servers and stores in memory, where there is enough of it: many times faster to sync."""
+    fast = Path("/dev/shm")
+    enough = fast.is_dir() and shutil.disk_usage(fast).free > ENOUGH
+    with _temporaries(str(fast) if enough else tempfile.tempdir):
+        yield
+
+
+@contextmanager
+def on_disk() -> Iterator[Path]:
+    """A directory on the usual disk, also while all else is in memory."""
+    with _temporaries(None), workplace() as place:
+        yield place
+
+
+@contextmanager
+def _temporaries(top: str | None) -> Iterator[None]:
+    before, tempfile.tempdir = tempfile.tempdir, top
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 @contextmanager

@@ -16,10 +16,11 @@ import pytest
 from guestagent.manifest import Backup
 from tests.integration.running import (
     Running,
+    Writer,
     assert_nothing_left,
     held,
-    held_meanwhile,
     holding,
+    in_memory,
     objects,
     tools,
     wait_for_held,
@@ -32,6 +33,7 @@ from tests.servers.mariadb import MariaDB, workplace
 SOON = 10.0
 """Seconds within which a command must end that was asked to."""
 
+NO_TIMEOUT = "lock_wait_timeout = 0\n"
 LOCK = "LOCK TABLES d.my WRITE"
 SETTINGS = "[stream]\nsegment_size = 1M\n"
 DATA = """
@@ -48,12 +50,25 @@ OTHER = (
 Words = tuple[str, ...]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def fast() -> Iterator[None]:
+    with in_memory():
+        yield
+
+
 @pytest.fixture(scope="module")
 def guests() -> Iterator[tuple[Guest, Guest, Backup]]:
     """A guest with a backup and an incremental on it, and a second one with data of its own; and the newest backup."""
     with workplace() as place, ExitStack() as stack:
         one, two = (
-            Guest(name, stack.enter_context(MariaDB()), place, f"file://{place}/store", settings=SETTINGS)
+            Guest(
+                name,
+                stack.enter_context(MariaDB()),
+                place,
+                f"file://{place}/store",
+                settings=SETTINGS,
+                database=NO_TIMEOUT,
+            )
             for name in ("guest1", "guest2")
         )
         for guest, script in ((one, DATA), (two, OTHER)):
@@ -100,10 +115,10 @@ def stop_now(command: Running, number: signal.Signals, *, group: bool = True) ->
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_backup_that_is_stopped_leaves_nothing(guest: Guest, number: signal.Signals) -> None:
     before = objects(guest)
-    with Running(guest, "backup", "create") as command:
-        with held_meanwhile(guest, command, LOCK):
-            stop_now(command, number, group=number is signal.SIGINT)
-        assert_nothing_left(guest, but=before)
+    with Writer(guest.server), Running(guest, "backup", "create") as command:
+        wait_for_lock(guest.server)
+        stop_now(command, number, group=number is signal.SIGINT)
+    assert_nothing_left(guest, but=before)
     assert guest.command("backup", "list").returncode == 0
 
 
@@ -117,7 +132,8 @@ def test_a_backup_is_stopped_while_it_waits_for_its_first_lock(guest: Guest) -> 
 
 def test_a_storm_of_signals_is_one_request(guest: Guest) -> None:
     before = objects(guest)
-    with Running(guest, "backup", "create") as command, held_meanwhile(guest, command, LOCK):
+    with Writer(guest.server), Running(guest, "backup", "create") as command:
+        wait_for_lock(guest.server)
         for _ in range(20):
             command.signal(signal.SIGTERM)
             command.signal(signal.SIGINT)
@@ -127,9 +143,11 @@ def test_a_storm_of_signals_is_one_request(guest: Guest) -> None:
 
 
 def test_a_hangup_that_is_ignored_stays_ignored(guest: Guest) -> None:
-    with Running(guest, "backup", "create", "-f", "json", before=["env", "--ignore-signal=HUP"]) as command:
-        with held_meanwhile(guest, command, LOCK):
-            command.signal(signal.SIGHUP)
+    words = ("backup", "create", "-f", "json")
+    with Writer(guest.server) as writer, Running(guest, *words, before=["env", "--ignore-signal=HUP"]) as command:
+        wait_for_lock(guest.server)
+        command.signal(signal.SIGHUP)
+        writer.end()
         assert command.finish() == 0, command.err
     made = json.loads(command.out)
     assert guest.command("backup", "delete", made["id"]).returncode == 0
@@ -199,11 +217,13 @@ def test_a_restore_is_stopped_while_it_stops_the_server(target: Guest, tip: Back
 def test_json_alone_is_on_stdout_and_no_password_anywhere(guest: Guest, tmp_path: Path) -> None:
     log = tmp_path / "log"
     words = ("-vv", "--debug", "--log-file", str(log))
+    create = ("backup", "create", "talkative", "-f", "json")
     seen = []
-    with Running(guest, *words, "backup", "create", "talkative", "-f", "json") as command:
-        with held_meanwhile(guest, command, LOCK):
-            for pid in (command.process.pid, *tools(guest.place)):
-                seen += [Path(f"/proc/{pid}/{what}").read_bytes() for what in ("cmdline", "environ")]
+    with Writer(guest.server) as writer, Running(guest, *words, *create) as command:
+        wait_for_lock(guest.server)
+        for pid in (command.process.pid, *tools(guest.place)):
+            seen += [Path(f"/proc/{pid}/{what}").read_bytes() for what in ("cmdline", "environ")]
+        writer.end()
         assert command.finish() == 0, command.err
     made = json.loads(command.out)
     assert (made["name"], made["status"]) == ("talkative", "COMPLETED")

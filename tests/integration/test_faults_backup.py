@@ -25,17 +25,17 @@ from guestagent.progress import Watch
 from tests.integration.running import (
     PATIENCE,
     Running,
+    Writer,
     assert_nothing_left,
     drop_halves,
     filesystem,
     held,
-    held_meanwhile,
+    in_memory,
     objects,
     tool_of,
     tool_on_path,
     tools,
     wait_for_lock,
-    wait_for_segment,
     wait_until,
 )
 from tests.servers.guest import PASSWORD, Guest
@@ -53,6 +53,12 @@ INSERT INTO my SELECT seq, 'my' FROM seq_1_to_100;
 """
 LOCK = "LOCK TABLES d.my WRITE"
 """What the tool waits for, at its start and again before it copies the tables that have no redo log."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fast() -> Iterator[None]:
+    with in_memory():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -195,8 +201,8 @@ def test_a_lock_without_end_meets_the_no_progress_limit(make_guest: MakeGuest) -
 @pytest.mark.xfail(reason="--ftwrl-wait-timeout is for BACKUP STAGE START, not for later stages", strict=True)
 def test_a_lock_that_is_taken_meanwhile_is_waited_for_no_longer(make_guest: MakeGuest) -> None:
     guest = make_guest(database="lock_wait_timeout = 3\n", settings=SMALL_SEGMENTS)
-    with Running(guest, "backup", "create") as command, held_meanwhile(guest, command, LOCK):
-        wait_until(lambda: command.process.poll() is not None, "the backup was given up", limit=10)
+    with Writer(guest.server), Running(guest, "backup", "create") as command:
+        wait_until(lambda: command.process.poll() is not None, "the backup was given up", limit=20)
     assert re.search(r"^guestagent: .*(lock|timeout)", command.err, re.MULTILINE | re.IGNORECASE)
     assert_nothing_left(guest)
 
@@ -212,7 +218,8 @@ def test_a_lock_that_is_let_go_in_time_does_no_harm(guest: Guest) -> None:
 
 
 def test_the_server_is_killed_meanwhile(guest: Guest) -> None:
-    with Running(guest, "backup", "create") as command, held_meanwhile(guest, command, LOCK):
+    with Writer(guest.server), Running(guest, "backup", "create") as command:
+        wait_for_lock(guest.server)
         try:
             guest.server.kill()
             assert command.finish() == 1
@@ -224,7 +231,8 @@ def test_the_server_is_killed_meanwhile(guest: Guest) -> None:
 
 
 def test_the_tool_is_killed_meanwhile(guest: Guest) -> None:
-    with Running(guest, "backup", "create") as command, held_meanwhile(guest, command, LOCK):
+    with Writer(guest.server), Running(guest, "backup", "create") as command:
+        wait_for_lock(guest.server)
         tool = tool_of(guest.place, "--backup")
         assert tool
         os.kill(tool, signal.SIGKILL)
@@ -234,10 +242,8 @@ def test_the_tool_is_killed_meanwhile(guest: Guest) -> None:
 
 
 def test_we_are_killed_meanwhile_and_the_next_backup_sweeps(guest: Guest) -> None:
-    with Running(guest, "backup", "create") as command:
-        wait_for_segment(guest)
-        command.signal(signal.SIGSTOP)  # so that the tool waits for us, at a full pipe
-        assert tools(guest.place)
+    with Writer(guest.server), Running(guest, "backup", "create") as command:
+        wait_for_lock(guest.server)
         command.signal(signal.SIGKILL)
         assert command.finish() == -signal.SIGKILL
     wait_until(lambda: not tools(guest.place), "the tool has ended")
@@ -255,14 +261,15 @@ def test_we_are_killed_meanwhile_and_the_next_backup_sweeps(guest: Guest) -> Non
 
 def test_a_second_backup_is_told_of_the_first(guest: Guest) -> None:
     wanted = "0a0b0c0d-0000-4000-8000-000000000001"
-    with Running(guest, "backup", "create", "--id", wanted) as command:
-        with held_meanwhile(guest, command, LOCK):
-            second = guest.command("backup", "create")
-            assert second.returncode == 7
-            assert f"busy with backup {wanted} (pid {command.process.pid})" in second.stderr
-            with pytest.raises(Busy), only_job(guest.place / "guest1-state", "another"):
-                pass
-            assert guest.json("backup", "list") == []
+    with Writer(guest.server) as writer, Running(guest, "backup", "create", "--id", wanted) as command:
+        wait_for_lock(guest.server)
+        second = guest.command("backup", "create")
+        assert second.returncode == 7
+        assert f"busy with backup {wanted} (pid {command.process.pid})" in second.stderr
+        with pytest.raises(Busy), only_job(guest.place / "guest1-state", "another"):
+            pass
+        assert guest.json("backup", "list") == []
+        writer.end()
         assert command.finish() == 0, command.err
     assert [row["id"] for row in guest.json("backup", "list")] == [wanted]
     third = guest.command("backup", "create", "--id", wanted)
@@ -293,9 +300,10 @@ def test_a_store_that_turns_read_only(guest: Guest) -> None:
         ).returncode
 
     with filesystem(store, "200m"):
-        with Running(guest, "backup", "create") as command:
-            with held_meanwhile(guest, command, LOCK):
-                wait_until(lambda: turn("ro"), "no segment is on its way")
+        with Writer(guest.server) as writer, Running(guest, "backup", "create") as command:
+            wait_for_lock(guest.server)
+            wait_until(lambda: turn("ro"), "no segment is on its way")
+            writer.end()
             assert command.finish() == 8
         assert "Read-only file system; let the agent's user" in command.err
         assert "stays until the next sweep" in command.err
@@ -306,9 +314,10 @@ def test_a_store_that_turns_read_only(guest: Guest) -> None:
 
 
 def test_a_store_that_loses_what_it_had_confirmed(guest: Guest) -> None:
-    with Running(guest, "backup", "create") as command:
-        with held_meanwhile(guest, command, LOCK):
-            next((guest.place / "store").rglob("data/00000000")).unlink()
+    with Writer(guest.server) as writer, Running(guest, "backup", "create") as command:
+        wait_for_lock(guest.server)
+        next((guest.place / "store").rglob("data/00000000")).unlink()
+        writer.end()
         assert command.finish() == 6
     assert re.search(r"data/00000000 should have \d+ bytes and is missing; ", command.err)
     assert_nothing_left(guest)

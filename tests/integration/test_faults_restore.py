@@ -21,6 +21,8 @@ from tests.integration.running import (
     Running,
     filesystem,
     holding,
+    in_memory,
+    on_disk,
     step,
     tool_on_path,
     tools,
@@ -63,6 +65,12 @@ class Source:
     at_full: Content
     at_tip: Content
     at_further: Content
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fast() -> Iterator[None]:
+    with in_memory():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -294,24 +302,35 @@ def test_a_prepare_that_fails_names_what_it_said(source: Source, target: Guest) 
 # -- we are killed
 
 
-def at_line(words: str) -> Callable[[Running, Guest], None]:
+Reach = Callable[[Running, Guest], bool]
+"""Lets a command run up to some point; gives whether that lies within the swap."""
+
+
+def at_line(words: str) -> Reach:
     """When stderr tells of a phase."""
-    return lambda command, target: command.wait_for(f"  {words}")
+
+    def reach(command: Running, target: Guest) -> bool:
+        command.wait_for(f"  {words}")
+        return False
+
+    return reach
 
 
-def in_swap(*phases: str) -> Callable[[Running, Guest], None]:
-    """When the swap's journal is in one of ``phases``, found by letting the command run for moments only."""
+def in_swap(*phases: str) -> Reach:
+    """When the swap's journal is in one of ``phases``, or has just gone; found by steps of a moment each."""
 
-    def reach(command: Running, target: Guest) -> None:
-        journal = target.server.datadir / OURS / "journal.json"
+    def reach(command: Running, target: Guest) -> bool:
         command.wait_for("  stop")
         wait_until(lambda: not target.server.running, "the server is down", pause=0.001)
-        wait_until(
-            lambda: not step(command.process.pid, 0.001) or _phase_of(journal) in phases,
-            f"the swap is in {phases}",
-            pause=0,
-        )
-        assert _phase_of(journal) in phases
+        journal, seen = target.server.datadir / OURS / "journal.json", [""]
+
+        def arrived() -> bool:
+            alive = step(command.process.pid, 0.001)
+            seen.append(_phase_of(journal))
+            return not alive or seen[-1] in phases or (not seen[-1] and any(seen))
+
+        wait_until(arrived, f"the swap is in {phases}", pause=0)
+        return seen[-1] in phases
 
     return reach
 
@@ -326,34 +345,51 @@ def _phase_of(journal: Path) -> str:
 def test_a_kill_at_any_point_leaves_the_old_or_the_new(source: Source, place: Path) -> None:
     """Two backups take turns on one datadir, so that each restore has the other's data to replace."""
     points = [
-        at_line("fetch"),
-        at_line("prepare link 2"),
-        at_line("seal"),
-        at_line("stop"),
-        in_swap("back"),
-        in_swap("out", "in"),
-        in_swap("last"),
-        at_line("start"),
+        (at_line("fetch"), "old"),
+        (at_line("prepare link 2"), "old"),
+        (at_line("seal"), "old"),
+        (at_line("stop"), "old"),
+        (in_swap("back"), "old new none"),
+        (in_swap("out", "in"), "old new none"),
+        (in_swap("last"), "old new none"),
+        (at_line("start"), "new"),
     ]
     turns = [(source.further, source.at_further), (source.tip, source.at_tip)]
-    with MariaDB(datadir=place / "turns", running=False) as server:
+    hits = []
+    with on_disk() as disk, MariaDB(datadir=disk / "turns", running=False) as server:
         target = Guest("guest4", server, place, f"file://{place}/store")
         target.restore(source.tip, start=True)
-        for number, point in enumerate(points):
+        for number, (reach, allowed) in enumerate(points):
             (wanted, new), (_, old) = turns if number % 2 == 0 else turns[::-1]
             with Running(target, "restore", wanted.id, "--replace", "--start") as command:
-                point(command, target)
+                hits.append(reach(command, target))
                 command.signal(signal.SIGKILL)
                 assert command.finish() == -signal.SIGKILL
-            assert found_after_kill(target) in (old, new, None), f"a mix after kill {number}"
+            found = found_after_kill(target)
+            states = {"old": old, "new": new, "none": None}
+            assert found in [states[name] for name in allowed.split()], f"after kill {number}: {found}"
             target.restore(wanted, replace=True, start=True)
             assert target.server.content() == new
             assert not (server.datadir / OURS).exists()
+    assert any(hits)
+
+
+def test_a_tool_does_not_outlive_us(source: Source, place: Path, target: Guest) -> None:
+    words = ("restore", source.tip.id, "--datadir", str(place / "lonely"), "--no-start")
+    with (
+        holding(target.place, "--prepare") as environment,
+        Running(target, *words, environment=environment) as command,
+    ):
+        wait_for_held(target.place, "--prepare")
+        command.signal(signal.SIGKILL)
+        command.finish()
+        wait_until(lambda: not tools(target.place), "the tool has ended", limit=5)
 
 
 def found_after_kill(target: Guest) -> Content | None:
     """What the server has, or None if it does not start."""
-    wait_until(lambda: not tools(target.place) and not tools(target.server.home) and settled(target), "all is quiet")
+    places = (target.server.datadir, target.server.home)
+    wait_until(lambda: not any(map(tools, places)) and settled(target), "all is quiet")
     if not target.server.running:
         try:
             target.server.start()

@@ -299,3 +299,10 @@ def test_no_sum_of_offsets_reaches_what_the_system_cannot_count() -> None:
     farthest = chunks.MAX_FILE + chunks.MAX_SPARSE_MAP * 2 * (2**32 - 1)
 
     assert farthest < 2**63
+
+
+def test_a_name_that_no_filesystem_takes_is_refused() -> None:
+    longest = b"d/" + b"n" * 255
+    assert next(whole_chunks(memoryview(wire.end(longest)), dialect=MBSTREAM)).path == longest
+    with pytest.raises(Corrupt, match=r"file name that is too long: n+; rename the table"):
+        next(whole_chunks(memoryview(wire.end(longest + b"n")), dialect=MBSTREAM))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -202,7 +204,7 @@ def test_lines_are_logged_as_they_come(caplog: pytest.LogCaptureFixture) -> None
         child.finish(Watch())
 
     assert "sh: hello" in caplog.messages
-    assert "starting sh -c echo hello >&2" in caplog.messages
+    assert any(re.fullmatch(r"starting .*sh -c echo hello >&2", message) for message in caplog.messages)
 
 
 def test_a_child_outside_the_group_that_keeps_stderr_does_not_keep_us(short_grace: None, tmp_path: Path) -> None:
@@ -550,3 +552,22 @@ def test_the_helpers_of_these_tests_see_what_is_left() -> None:
         left.communicate()
     with contextlib.suppress(ProcessLookupError):
         os.kill(left.pid, signal.SIGKILL)
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv")
+def test_a_child_does_not_outlive_a_killed_parent() -> None:
+    program = (
+        "import time; from guestagent.streams.process import Child\n"
+        "child = Child(['sleep', '300'], stream=True); print(child.pid, flush=True); time.sleep(300)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        parent.kill()
+    assert eventually(lambda: is_gone(child))
+
+
+def test_without_setpriv_a_child_runs_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("guestagent.streams.process.shutil.which", lambda name: None)
+    with Child(["true"]) as child:
+        child.finish(Watch())

@@ -14,7 +14,7 @@ from guestagent.errors import ChainBroken, NotFound, ToolError
 from guestagent.manifest import Backup, Manifest
 from guestagent.model import BackupId, Kind, Version
 from guestagent.operations.host import Host, unwritable, workers
-from guestagent.operations.preflight import Preflight, preflight
+from guestagent.operations.preflight import Preflight, check_inside, preflight
 from guestagent.operations.sweep import sweep_own, unfinished
 from guestagent.operations.verify import verify_uploads
 from guestagent.progress import Watch
@@ -159,6 +159,7 @@ def _publish(host: Host, manifest: Manifest, ready: Preflight, watch: Watch) -> 
     The datadir learns of the backup after the dump, so that no older snapshot of its disk knows it, and before
     there is anything to know.
     """
+    check_inside(ready.server.datadir)  # again: one may have been made since
     watch.phase("publish", total=manifest.stored_size if host.verify_uploads == "bytes" else None)
     host.catalog.check_stored(manifest)
     if host.verify_uploads == "bytes":

@@ -16,6 +16,7 @@ from guestagent.operations.host import Host
 from guestagent.operations.preflight import (
     CONNECT_TIMEOUT,
     check_grants,
+    check_inside,
     check_readable,
     check_tool,
     pick_engine,
@@ -86,6 +87,7 @@ def _state(host: Host) -> str:
 
 def _datadir(datadir: Path) -> str:
     check_readable(datadir)
+    check_inside(datadir)
     return f"{datadir} is readable"
 
 

@@ -45,6 +45,7 @@ def preflight(host: Host, *, instance: InstanceId, wanted: BackupId, parent: str
     tool_version = check_tool(engine, server.version)
     check_grants(engine, server)
     check_readable(server.datadir)
+    check_inside(server.datadir)
     own = incarnation.read(server.datadir)
     chosen = choose_parent(host, parent, own)
     if chosen is not None:
@@ -99,6 +100,29 @@ def check_readable(datadir: Path) -> None:
     probe = datadir / "ibdata1"
     if not os.access(datadir, os.R_OK | os.W_OK | os.X_OK) or (probe.exists() and not os.access(probe, os.R_OK)):
         raise Refused(f"datadir {datadir} is not ours to read", hint="run as root or as the server's user")
+
+
+def check_inside(datadir: Path) -> None:
+    """Raise Refused if a table lies outside the datadir and would not come back as it was.
+
+    The tools bring those of InnoDB back inside, where servers crash when they are altered, and leave out those of
+    Aria.  Those of MyISAM come back inside and whole.
+    """
+    found = sorted(_outside(datadir))
+    if found:
+        raise Refused(
+            f"{len(found)} tables lie outside the datadir, {found[0]} among them",
+            hint="make them anew without DATA DIRECTORY",
+        )
+
+
+def _outside(datadir: Path) -> set[str]:
+    """Tables, as DATABASE/TABLE in the words of the filesystem, whose files a link leads to."""
+    return {
+        str(path.relative_to(datadir).with_suffix(""))
+        for path in datadir.glob("*/*")
+        if path.suffix == ".isl" or (path.suffix in (".MAD", ".MAI") and path.is_symlink())
+    }
 
 
 def choose_parent(host: Host, wanted: str | None, own: Incarnation | None) -> Backup | None:

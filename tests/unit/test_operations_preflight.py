@@ -147,6 +147,22 @@ def test_a_datadir_without_a_system_tablespace_is_the_tools_business(bench: Benc
     checked(bench)
 
 
+def test_tables_outside_the_datadir_would_not_come_back_as_they_were(bench: Bench, tmp_path: Path) -> None:
+    (bench.datadir / "shop").mkdir(exist_ok=True)
+    (bench.datadir / "shop" / "far.isl").write_bytes(b"/elsewhere/shop/far.ibd")
+    (bench.datadir / "shop" / "aria.MAI").symlink_to(tmp_path / "aria.MAI")
+    why = refused(bench)
+    assert type(why) is Refused
+    assert str(why) == "2 tables lie outside the datadir, shop/aria among them; make them anew without DATA DIRECTORY"
+
+
+def test_links_that_the_tool_follows_are_no_hindrance(bench: Bench, tmp_path: Path) -> None:
+    (bench.datadir / "shop").mkdir(exist_ok=True)
+    (bench.datadir / "shop" / "my.MYD").symlink_to(tmp_path / "my.MYD")
+    (bench.datadir / "shop" / "here.MAI").write_bytes(b"aria")
+    checked(bench)
+
+
 def test_an_id_that_is_taken(bench: Bench) -> None:
     stored(bench, 1)
     with pytest.raises(Refused, match="exists already"):

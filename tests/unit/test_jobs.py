@@ -9,7 +9,6 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ import pytest
 from guestagent.errors import Busy, GuestagentError
 from guestagent.jobs import LOCK, only_job
 from tests.fakes.bench import PATIENCE, Bench, living
+from tests.processes import eventually
 
 HOLDER = """
 import sys, time
@@ -106,19 +106,20 @@ def test_a_filesystem_that_fails_is_explained_and_nothing_stays_open(
 def test_a_tool_does_not_inherit_the_lock(bench: Bench) -> None:
     bench.tool(FAULT="hang")
     holder = bench.told_by_another("with only_job(bench.state, 'backup'): bench.backup()")
-    limit = time.monotonic() + PATIENCE
     try:
-        while not bench.runs("backup"):
-            assert time.monotonic() < limit
-            time.sleep(0.05)
+        assert eventually(lambda: bool(bench.runs("backup")))
         with pytest.raises(Busy, match=rf"busy with backup \(pid {holder.pid}\)"):
             only_job(bench.state, "x").__enter__()
+        tools = [run["pid"] for run in bench.runs("backup")]
+        assert bench.state / "lock" in open_files(holder.pid)
+        assert not any(bench.state / "lock" in open_files(tool) for tool in tools)
     finally:
         holder.kill()
         holder.wait(PATIENCE)
-        tools = [run["pid"] for run in bench.runs("backup")]
-    assert living(tools) == set(tools)
     with only_job(bench.state, "x"):
-        for tool in tools:
-            os.killpg(tool, signal.SIGKILL)
+        assert eventually(lambda: not living(tools))
     bench.check_no_child()
+
+
+def open_files(pid: int) -> set[Path]:
+    return {Path(os.readlink(entry)) for entry in Path(f"/proc/{pid}/fd").iterdir()}

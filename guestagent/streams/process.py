@@ -8,9 +8,7 @@ is a ladder: SIGINT (mariabackup ignores SIGTERM), a grace period, SIGKILL.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
-import functools
 import logging
 import os
 import re
@@ -43,14 +41,6 @@ LOOK = 0.02
 """Seconds between two looks at whether a child has ended."""
 LAST_WORDS = 64 << 10
 """Bytes of a command's output that are read for its last lines."""
-
-_PR_SET_PDEATHSIG = 1
-_die_with_us = functools.partial(ctypes.CDLL(None).prctl, _PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
-"""Has the kernel end a process with the thread that started it.
-
-A tool that outlived a kill -9 of us would hold its locks in the server, or write where the next restore does.  It is
-one system call and no Python, since between fork and exec other threads may hold any lock.
-"""
 
 _SECRET_NAME = re.compile(r"SECRET|PASS(W|PHRASE)|TOKEN|CREDENTIAL|(ACCESS|API|PRIVATE)_?KEY|._PWD$|^OS_|^AWS_")
 
@@ -125,7 +115,6 @@ def _spawn(
     stdout: int | IO[bytes],
     stderr: int,
     environment: dict[str, str] | None = None,
-    before: Callable[[], object] | None = None,
 ) -> subprocess.Popen[bytes]:
     LOG.debug("starting %s", " ".join(argv))
     try:
@@ -135,7 +124,6 @@ def _spawn(
             stdout=stdout,
             stderr=stderr,
             start_new_session=True,
-            preexec_fn=before,  # noqa: PLW1509  (see _die_with_us)
             bufsize=0,
             env=clean_environment() | (environment or {}),
         )
@@ -174,7 +162,6 @@ class Child:
             _bound(argv),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE if stream else subprocess.STDOUT,
-            before=_die_with_us,
         )
         self._drain = threading.Thread(target=self._listen, name=f"{self.name}-stderr", daemon=True)
         self._drain.start()

@@ -246,7 +246,7 @@ def test_we_are_killed_meanwhile_and_the_next_backup_sweeps(guest: Guest) -> Non
         wait_for_lock(guest.server)
         command.signal(signal.SIGKILL)
         assert command.finish() == -signal.SIGKILL
-    wait_until(lambda: not tools(guest.place), "the tool has ended")
+        wait_until(lambda: not tools(guest.place), "the tool has ended")
     drop_halves(guest)
     assert not any(name.endswith("manifest.json") for name in objects(guest))
     left = {name.split("/")[1] for name in objects(guest)}

@@ -44,6 +44,11 @@ class GuestagentError(Exception):
     def __str__(self) -> str:
         return f"{self.what}; {self.hint}" if self.hint else self.what
 
+    @property
+    def kwargs(self) -> dict[str, str]:
+        """What oslo.messaging takes along, beside ``args``, to make the error anew on the other side of a call."""
+        return {"hint": self.hint}
+
 
 class ToolError(GuestagentError):
     """A child process failed; ``tail`` holds the last lines that it wrote to stderr."""

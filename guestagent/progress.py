@@ -55,7 +55,8 @@ class Cancel:
 class Watch:
     """One job's eye: forwards progress, and says when the job must end.
 
-    ``limit`` is the number of seconds that may pass without a byte (0: no limit).
+    ``limit`` is the number of seconds that may pass without a byte (0: no limit).  ``seen`` is when
+    the job was last heard of at all, by ``clock``: even one that waits looks at its watch.
     """
 
     def __init__(
@@ -70,28 +71,29 @@ class Watch:
         self._progress = progress or Silent()
         self._limit = limit
         self._clock = clock
-        self._last = clock()
+        self._last = self.seen = clock()
         self._name = "start"
 
     def phase(self, name: str, *, total: int | None = None, link: int = 1, links: int = 1) -> None:
         """Begin a phase."""
         self._name = name
-        self._last = self._clock()
+        self.alive()
         self._progress.phase(name, total=total, link=link, links=links)
 
     def advance(self, count: int) -> None:
         """Count bytes that moved."""
-        self._last = self._clock()
+        self.alive()
         self._progress.advance(count)
 
     def alive(self) -> None:
         """Note a sign of life that is not a byte, such as a line on a tool's stderr."""
-        self._last = self._clock()
+        self._last = self.seen = self._clock()
 
     def check(self) -> None:
         """Raise Cancelled or Stalled when the job must end."""
         self.cancel.check()
-        if self._limit and self._clock() - self._last > self._limit:
+        self.seen = self._clock()
+        if self._limit and self.seen - self._last > self._limit:
             raise Stalled(
                 f"no progress for {self._limit:g} s in phase {self._name}",
                 hint="look for locks held by a session, a full disk or a store that hangs",

@@ -23,6 +23,8 @@ DIRECTORY_MODE = 0o700
 FILE_MODE = 0o660
 
 _DATADIR_SIGNS = frozenset({*SERVER_FILES, "ib_logfile0", "mysql", "mysql.ibd"})
+_SYSTEM_DATABASES = frozenset({"mysql", "performance_schema", "sys", "lost+found"})
+"""Directories that an installation makes; any other one is a database of a user's, even an empty one."""
 _MOUNTS = Path("/proc/self/mountinfo")
 _MOUNT_POINT_FIELD = 4
 _OCTAL = re.compile(rb"\\([0-7]{3})")
@@ -54,6 +56,14 @@ class Place:
     def looks_like_datadir(self) -> bool:
         """Whether a database server has lived here; anything else ought not to be replaced."""
         return not self.entries.isdisjoint(_DATADIR_SIGNS)
+
+    @property
+    def pristine(self) -> bool:
+        """Whether what stands there is as a server's installation leaves it: no database of a user's."""
+        return all(
+            name in _SYSTEM_DATABASES or not (self.path / name).is_dir() or name.startswith("#")
+            for name in self.entries
+        )
 
 
 def look(datadir: Path) -> Place:

@@ -64,6 +64,19 @@ def open_staging(datadir: Path) -> Staging:
         return staging
 
 
+def clear(datadir: Path) -> bool:
+    """Remove the staging that a dead restore left in ``datadir``; says whether there was one.
+
+    Does nothing to one whose swap has begun, as ``discard``.
+    """
+    if half_swapped(datadir) or not os.path.lexists(_room(datadir)):
+        return False
+    with explained(f"clear {shown(_room(datadir))}"):
+        durable.remove_tree(_room(datadir))
+        layout.tidy(datadir)
+    return True
+
+
 def half_swapped(datadir: Path) -> bool:
     """Whether a swap was begun in ``datadir`` and has not ended."""
     return os.path.lexists(layout.ours(datadir) / layout.JOURNAL)

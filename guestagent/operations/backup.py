@@ -28,12 +28,16 @@ COPIED = (".ibd", ".frm", ".MYD", ".MYI", ".MAD", ".MAI", ".CSV")
 
 @dataclass(frozen=True)
 class BackupRequest:
-    """One backup to take; ``parent`` is a backup's id, ``latest``, or None for a full."""
+    """One backup to take; ``parent`` is a backup's id, ``latest``, or None for a full.
+
+    ``parent_checksum`` is the SHA-256 of the parent's manifest, where the requester knows it.
+    """
 
     id: BackupId
     name: str
     description: str = ""
     parent: str | None = None
+    parent_checksum: str | None = None
 
 
 def backup(host: Host, request: BackupRequest, watch: Watch) -> Backup:
@@ -42,7 +46,13 @@ def backup(host: Host, request: BackupRequest, watch: Watch) -> Backup:
     started = _now()
     watch.phase("preflight")
     sweep_own(host)
-    ready = preflight(host, instance=instance, wanted=request.id, parent=request.parent)
+    ready = preflight(
+        host,
+        instance=instance,
+        wanted=request.id,
+        parent=request.parent,
+        parent_checksum=request.parent_checksum,
+    )
     with host.scratch() as scratch, unfinished(host, host.catalog.location(instance, request.id)):
         stored, facts = _dump(host, request, ready, scratch=scratch, watch=watch)
         manifest = _manifest(host, request, ready, stored=stored, facts=facts, started=started)

@@ -16,7 +16,7 @@ from guestagent.errors import ConfigError, DatabaseError, GuestagentError, Refus
 from guestagent.manifest import Backup
 from guestagent.model import Version, backup_id
 from guestagent.operations.host import Host
-from guestagent.operations.preflight import tool_version_of
+from guestagent.operations.preflight import check_known, tool_version_of
 
 SLACK = 64 << 20
 """Bytes that prepare needs beside the data: its own redo log and temporary tablespace."""
@@ -27,12 +27,16 @@ class RestoreRequest:
     """One restore; ``source`` is a backup's id or its location.
 
     ``datadir`` None means the configured one.  ``start`` None means: if a server ran there before.
+    ``replace`` lets it take the place of data, ``pristine`` only of such as no user has put there.
+    ``checksum`` is the SHA-256 of the manifest that must be the one found, if that is known.
     """
 
     source: str
     datadir: Path | None = None
     replace: bool = False
     start: bool | None = None
+    checksum: str | None = None
+    pristine: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ class Plan:
 
 def make_plan(host: Host, request: RestoreRequest) -> Plan:
     """Think a restore through; raises only where not even a plan can be made (no such backup, broken chain)."""
-    chain = host.catalog.chain(_find(host, request.source))
+    chain = host.catalog.chain(check_known(_find(host, request.source), request.checksum))
     engine = engine_named(chain.tip.manifest.engine)
     tool = tool_version_of(engine)
     place = look(_target(host, request))
@@ -140,8 +144,13 @@ def _find(host: Host, source: str) -> Backup:
     return host.catalog.get(backup_id(source))
 
 
+def target_of(host: Host, request: RestoreRequest) -> Path | None:
+    """Where a restore goes, if that is known."""
+    return request.datadir or host.database.datadir
+
+
 def _target(host: Host, request: RestoreRequest) -> Path:
-    target = request.datadir or host.database.datadir
+    target = target_of(host, request)
     if target is None:
         raise ConfigError("no datadir to restore into", hint="give --datadir, or set [database] datadir")
     return target
@@ -172,7 +181,7 @@ def _against_target(plan: Plan, request: RestoreRequest) -> list[GuestagentError
     where = plan.place.path
     if plan.place.entries and not plan.place.looks_like_datadir:
         return [Refused(f"{where} holds something that is no datadir", hint="name an empty directory")]
-    if request.replace:
+    if request.replace or (request.pristine and plan.place.pristine):
         return []
     if plan.place.server_running:
         return [Refused(f"a server runs on {where}", hint="stop it, or give --replace to have it stopped")]

@@ -11,7 +11,7 @@ from guestagent.database import connect
 from guestagent.datadir import incarnation
 from guestagent.datadir.incarnation import Incarnation
 from guestagent.engines import Engine, engine_for, engine_named
-from guestagent.errors import DatabaseError, NotFound, Refused
+from guestagent.errors import Corrupt, DatabaseError, NotFound, Refused
 from guestagent.manifest import Backup
 from guestagent.model import BackupId, InstanceId, ServerFacts, Version, backup_id
 from guestagent.operations.host import Host
@@ -32,7 +32,9 @@ class Preflight:
     incarnation: Incarnation
 
 
-def preflight(host: Host, *, instance: InstanceId, wanted: BackupId, parent: str | None) -> Preflight:
+def preflight(
+    host: Host, *, instance: InstanceId, wanted: BackupId, parent: str | None, parent_checksum: str | None = None
+) -> Preflight:
     """Check everything that can be checked before a dump; raises the first reason against it.
 
     ``parent`` is a backup's id, ``latest`` or None for a full.
@@ -49,6 +51,7 @@ def preflight(host: Host, *, instance: InstanceId, wanted: BackupId, parent: str
     own = incarnation.read(server.datadir)
     chosen = choose_parent(host, parent, own)
     if chosen is not None:
+        check_known(chosen, parent_checksum)
         check_parent(host, chosen, server=server, engine=engine, own=own, instance=instance)
     return Preflight(
         engine=engine,
@@ -137,6 +140,19 @@ def choose_parent(host: Host, wanted: str | None, own: Incarnation | None) -> Ba
         except NotFound:
             continue
     raise NotFound("no backup of this server to continue", hint="take a full backup first")
+
+
+def check_known(backup: Backup, checksum: str | None) -> Backup:
+    """The backup, if its manifest is the one that the requester knows; raises Corrupt otherwise.
+
+    ``checksum`` may be the beginning of one: the tables of Trove have room for 32 digits.
+    """
+    if checksum and not backup.checksum.startswith(checksum.lower()):
+        raise Corrupt(
+            f"the manifest of {backup.id} has checksum {backup.checksum}, and the request says {checksum}",
+            hint="somebody has replaced it, or the request means another backup",
+        )
+    return backup
 
 
 def check_parent(

@@ -19,7 +19,7 @@ from typing import Any
 from guestagent.datadir import incarnation, swap
 from guestagent.datadir.durable import explained, remove_tree
 from guestagent.datadir.place import make_durable, own
-from guestagent.datadir.staging import Staging, half_swapped, open_staging
+from guestagent.datadir.staging import Staging, clear, half_swapped, open_staging
 from guestagent.engines import PrepareRequest
 from guestagent.errors import Cancelled, DatabaseError, GuestagentError, ToolError
 from guestagent.manifest import Backup
@@ -27,7 +27,7 @@ from guestagent.model import BackupId, InstanceId
 from guestagent.operations import service
 from guestagent.operations.backup import check_confirmed, read_texts
 from guestagent.operations.host import Host, workers
-from guestagent.operations.plan import Plan, RestoreRequest, look_again, make_plan
+from guestagent.operations.plan import Plan, RestoreRequest, look_again, make_plan, target_of
 from guestagent.operations.verify import incoming_of
 from guestagent.progress import Watch
 from guestagent.streams.extract import Extraction
@@ -80,11 +80,22 @@ def restore(host: Host, request: RestoreRequest, watch: Watch) -> Restored:
 
 def recover(host: Host, request: RestoreRequest) -> None:
     """Finish a swap that a dead restore had begun; from its first move on, the new data is the data."""
-    target = request.datadir or host.database.datadir
+    target = target_of(host, request)
     if target is not None and os.path.isdir(target):
         done = swap.recover(target)
         if done:
             LOG.warning("an earlier restore had died in its swap: %s", done)
+
+
+def sweep_restores(host: Host, target: Path) -> None:
+    """Remove what a dead restore into ``target`` had fetched, unless its swap is half done.
+
+    Only under the host lock: what lies there then belongs to nobody who lives.
+    """
+    if clear(target):
+        LOG.warning("removed what a dead restore had fetched into %s", target)
+    if host.restore.work_dir is not None and host.instance is not None:
+        shutil.rmtree(_links_room(host.restore.work_dir, host.instance), ignore_errors=True)
 
 
 @contextmanager
@@ -105,7 +116,7 @@ def _link_directories(plan: Plan, staging: Staging, *, owner: InstanceId) -> Ite
     if plan.work_dir is None:
         yield [staging.link(number) for number in numbers]
         return
-    above = plan.work_dir / f"guestagent-{owner}"
+    above = _links_room(plan.work_dir, owner)
     links = [above / f"link-{number}" for number in numbers]
     try:
         with explained(f"make room in {plan.work_dir}"):
@@ -115,6 +126,10 @@ def _link_directories(plan: Plan, staging: Staging, *, owner: InstanceId) -> Ite
         yield links
     finally:
         shutil.rmtree(above, ignore_errors=True)
+
+
+def _links_room(work_dir: Path, owner: InstanceId) -> Path:
+    return work_dir / f"guestagent-{owner}"
 
 
 def _instance(host: Host, plan: Plan) -> InstanceId:

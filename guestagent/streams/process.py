@@ -26,6 +26,7 @@ from typing import IO
 
 from guestagent.errors import ToolError
 from guestagent.progress import Watch
+from guestagent.streams import orphans
 
 LOG = logging.getLogger(__name__)
 
@@ -50,7 +51,11 @@ _HASH = re.compile(r"(IDENTIFIED (?:BY PASSWORD|WITH \S+ (?:USING|AS|BY))) '[^']
 
 def clean_environment() -> dict[str, str]:
     """Our environment without whatever looks like a secret; all that a child gets to see."""
-    return {name: value for name, value in os.environ.items() if not _SECRET_NAME.search(name.upper())}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name != orphans.MARK and not _SECRET_NAME.search(name.upper())
+    }
 
 
 def output_of(argv: Sequence[str], *, timeout: float = 30) -> str:
@@ -162,6 +167,7 @@ class Child:
             _bound(argv),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE if stream else subprocess.STDOUT,
+            environment={orphans.MARK: str(orphans.ourselves())},
         )
         self._drain = threading.Thread(target=self._listen, name=f"{self.name}-stderr", daemon=True)
         self._drain.start()

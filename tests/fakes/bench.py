@@ -50,7 +50,7 @@ _ANOTHER = """
 import os, signal, sys
 from pathlib import Path
 import pytest
-from guestagent.jobs import only_job
+from guestagent.jobs.lock import only_job
 from tests.fakes.bench import *
 from tests.fakes.stores import *
 bench = Bench(Path(sys.argv[1]), pytest.MonkeyPatch(), existing=True)

@@ -20,7 +20,7 @@ import pytest
 from pymysql.connections import Connection as Session
 
 from guestagent.errors import Busy, DatabaseError, Stalled, StorageError, ToolError
-from guestagent.jobs import only_job
+from guestagent.jobs.lock import only_job
 from guestagent.progress import Watch
 from tests.integration.running import (
     PATIENCE,

@@ -108,6 +108,30 @@ def test_a_directory_of_something_else_does_not_look_like_a_datadir(tmp_path: Pa
     assert not place.look(tmp_path).looks_like_datadir
 
 
+def test_what_an_installation_leaves_is_pristine(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    path.mkdir()
+    assert place.look(path).pristine
+    for name in ("mysql", "performance_schema", "sys", "lost+found", "#innodb_redo", "#innodb_temp"):
+        (path / name).mkdir()
+    for name in ("ibdata1", "aria_log_control", "ib_logfile0", "debian-10.11.flag", "undo001"):
+        (path / name).write_bytes(b"x")
+    assert place.look(path).pristine
+
+
+def test_a_database_of_a_users_is_not_even_an_empty_one(tmp_path: Path) -> None:
+    path = datadir(tmp_path)
+    assert not place.look(path).pristine
+    shutil.rmtree(path / "shop")
+    assert place.look(path).pristine
+    (path / "empty").mkdir()
+    assert not place.look(path).pristine
+    (path / "empty").rmdir()
+    (tmp_path / "elsewhere").mkdir()
+    (path / "linked").symlink_to(tmp_path / "elsewhere")
+    assert not place.look(path).pristine
+
+
 def test_what_can_never_be_a_target_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "file").touch()

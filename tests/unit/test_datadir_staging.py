@@ -92,6 +92,24 @@ def test_a_swap_that_has_begun_is_not_cleared(tmp_path: Path) -> None:
     assert (room.base / "ibdata1").exists()
 
 
+def test_a_dead_staging_is_cleared_once_nobody_needs_it(tmp_path: Path) -> None:
+    (tmp_path / "ibdata1").touch()
+    assert not staging.clear(tmp_path)
+    room = staging.open_staging(tmp_path)
+    (room.link(1) / "t.delta").touch()
+    begin_swap(tmp_path)
+    assert not staging.clear(tmp_path)
+    assert (room.link(1) / "t.delta").exists()
+    journal.remove(tmp_path)
+    (tmp_path / layout.OURS / ".old-b").mkdir()
+    assert staging.clear(tmp_path)
+    assert sorted(os.listdir(tmp_path / layout.OURS)) == [".old-b", "README"]
+    (tmp_path / layout.OURS / ".old-b").rmdir()
+    staging.open_staging(tmp_path)
+    assert staging.clear(tmp_path)
+    assert os.listdir(tmp_path) == ["ibdata1"]
+
+
 @pytest.mark.parametrize("left", ["README.new", "journal.json.new", "blocker", "blocker.new"])
 def test_scraps_of_a_crash_go_with_our_directory(tmp_path: Path, left: str) -> None:
     room = staging.open_staging(tmp_path)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import sys
 
 import pytest
 
 from guestagent import errors
 from guestagent.errors import GuestagentError, StorageError, ToolError, UsageError
+from guestagent.transport.oslo import common
 
 
 def family() -> list[type[GuestagentError]]:
@@ -57,3 +59,22 @@ def test_a_tool_error_carries_the_last_lines() -> None:
 
     assert (str(error), error.tail) == ("mariabackup failed; look", ("one", "two"))
     assert ToolError("mariabackup failed").tail == ()
+
+
+@pytest.mark.parametrize("found", family(), ids=lambda found: found.__name__)
+def test_an_error_is_the_same_at_the_other_end_of_a_call(found: type[GuestagentError]) -> None:
+    """oslo.messaging makes it anew from its arguments and keywords, as a subclass that nobody needs to know."""
+    try:
+        raise found("no store", hint="wait")
+    except GuestagentError:
+        written = common.serialize_remote_exception(sys.exc_info())
+    remote = common.deserialize_remote_exception(written, [errors.__name__])
+
+    assert isinstance(remote, found)
+    assert type(remote) is not found
+    assert (remote.what, remote.hint) == ("no store", "wait")
+    assert (remote.code, remote.exit_status) == (found.code, found.exit_status)
+
+
+def test_an_error_without_a_hint_has_none_at_the_other_end() -> None:
+    assert UsageError("x").kwargs == {"hint": ""}

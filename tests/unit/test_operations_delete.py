@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from guestagent.errors import Busy, Cancelled, NotFound, Refused, StorageError
-from guestagent.jobs import only_job
+from guestagent.jobs.lock import only_job
 from guestagent.manifest import Backup
 from guestagent.model import InstanceId, Kind
 from guestagent.operations.delete import delete, doomed

@@ -23,9 +23,9 @@ from guestagent.errors import (
 )
 from guestagent.manifest import Backup
 from guestagent.model import Version
-from guestagent.operations.plan import SLACK, Plan, RestoreRequest, make_plan
+from guestagent.operations.plan import SLACK, Plan, RestoreRequest, look_again, make_plan
 from tests.fakes.backups import chain, manifest, number, store
-from tests.fakes.bench import Bench, new_id, read_tree
+from tests.fakes.bench import BEFORE, Bench, new_id, read_tree, write_tree
 
 GIB = 1 << 30
 
@@ -335,3 +335,55 @@ def test_an_id_in_upper_case(bench: Bench, links: list[Backup]) -> None:
     with bench.catalog() as catalog:
         made = store(catalog, replace(manifest(1), id=new_id()))
     assert planned(bench, made.id.upper()).chain.tip == made
+
+
+# What the requester knows, and what no user has put there
+
+
+def test_a_backup_is_the_one_that_the_requester_knows(bench: Bench, links: list[Backup]) -> None:
+    for source in (links[2].id, links[2].location):
+        request = RestoreRequest(source, datadir=bench.top / "target", checksum=links[2].checksum.upper())
+        assert make_plan(bench.host(), request).chain.tip == links[2]
+        with pytest.raises(Corrupt, match=rf"the manifest of {links[2].id} has checksum {links[2].checksum}, and"):
+            make_plan(bench.host(), replace(request, checksum=links[1].checksum))
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_a_new_installation_may_be_replaced_by_who_asks_for_that_alone(
+    bench: Bench, links: list[Backup], running: bool
+) -> None:
+    write_tree(bench.datadir, {name: data for name, data in BEFORE.items() if "/" not in name})
+    for name in ("mysql", "performance_schema", "sys", "#innodb_temp"):
+        (bench.datadir / name).mkdir()
+    if not running:
+        bench.server.end()
+    request = RestoreRequest(links[2].id, datadir=bench.datadir)
+    assert make_plan(bench.host(), request).against != ()
+    assert make_plan(bench.host(), replace(request, pristine=True)).against == ()
+
+
+def test_what_a_user_has_put_there_is_not_replaced_as_a_new_installation(bench: Bench, links: list[Backup]) -> None:
+    request = RestoreRequest(links[2].id, datadir=bench.datadir, pristine=True)
+    (reason,) = make_plan(bench.host(), request).against
+    assert str(reason).startswith(f"a server runs on {bench.datadir}")
+    bench.server.end()
+    (reason,) = make_plan(bench.host(), request).against
+    assert str(reason).startswith(f"{bench.datadir} is not empty; give --replace")
+    assert make_plan(bench.host(), replace(request, replace=True)).against == ()
+
+
+def test_a_database_that_a_user_makes_while_the_data_comes(bench: Bench, links: list[Backup]) -> None:
+    write_tree(bench.datadir, {"ibdata1": b"", "mysql/user.frm": b""})
+    request = RestoreRequest(links[2].id, datadir=bench.datadir, pristine=True)
+    plan = make_plan(bench.host(), request)
+    look_again(plan, request)
+    (bench.datadir / "shop").mkdir()
+    with pytest.raises(Refused, match="is not empty"):
+        look_again(plan, request)
+
+
+def test_something_else_than_a_datadir_is_not_pristine(bench: Bench, links: list[Backup]) -> None:
+    target = bench.top / "target"
+    write_tree(target, {"letter.txt": b"dear"})
+    (reason,) = make_plan(bench.host(), RestoreRequest(links[2].id, datadir=target, pristine=True)).against
+    assert "holds something that is no datadir" in str(reason)

@@ -23,7 +23,7 @@ from guestagent.errors import (
 )
 from guestagent.manifest import Backup
 from guestagent.model import InstanceId, Version
-from guestagent.operations.preflight import Preflight, preflight
+from guestagent.operations.preflight import Preflight, check_known, preflight
 from tests.fakes.backups import manifest, number, store
 from tests.fakes.bench import INSTANCE, Bench, new_id
 from tests.fakes.stores import Confined
@@ -305,3 +305,38 @@ def test_a_server_that_is_behind_the_parent(bench: Bench) -> None:
     )
     bench.server.lsn += 1
     assert checked(bench, first.id).parent == first
+
+
+# What the requester knows of it
+
+
+def test_the_manifest_that_is_known_is_the_one(bench: Bench) -> None:
+    made = stored(bench, 1)
+    for known in (None, "", made.checksum, made.checksum.upper()):
+        assert check_known(made, known) is made
+
+
+def test_another_manifest_than_the_one_that_is_known(bench: Bench) -> None:
+    made = stored(bench, 1)
+    with pytest.raises(
+        Corrupt, match=rf"the manifest of {made.id} has checksum {made.checksum}, and the request says 00; somebody has"
+    ):
+        check_known(made, "00")
+
+
+@pytest.mark.parametrize("parent", ["its id", "latest"])
+def test_a_parent_is_the_one_that_the_requester_knows(bench: Bench, parent: str) -> None:
+    made = stored(bench, 1)
+    wanted = made.id if parent == "its id" else parent
+
+    def ask(checksum: str) -> Preflight:
+        return preflight(bench.host(), instance=INSTANCE, wanted=new_id(), parent=wanted, parent_checksum=checksum)
+
+    assert ask(made.checksum).parent == made
+    with pytest.raises(Corrupt, match="the request means another backup"):
+        ask("0" * 64)
+
+
+def test_a_checksum_without_a_parent_means_nothing(bench: Bench) -> None:
+    found = preflight(bench.host(), instance=INSTANCE, wanted=new_id(), parent=None, parent_checksum="0" * 64)
+    assert found.parent is None

@@ -35,7 +35,7 @@ from guestagent.model import BackupId
 from guestagent.operations import restore as story
 from guestagent.operations import service
 from guestagent.operations.plan import RestoreRequest
-from guestagent.operations.restore import LEAST_MEMORY, MOST_MEMORY
+from guestagent.operations.restore import LEAST_MEMORY, MOST_MEMORY, sweep_restores
 from guestagent.progress import Cancel, Watch
 from guestagent.storage import Storage
 from guestagent.streams import crew, process
@@ -896,6 +896,23 @@ bench.restore({chain.tip!r}, replace=True, watch=Watch(Dies()), {where})
         assert data_in(bench.datadir) == data
         assert not left.exists()
     assert len(bench.runs("prepare")) == 2 + 3 + 2
+
+
+def test_what_a_dead_restore_fetched_is_swept(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    work = bench.top / "work"
+    (work / f"guestagent-{INSTANCE}" / "link-1").mkdir(parents=True)
+    (work / "of others").mkdir()
+    base = staging.open_staging(bench.datadir).base
+    (base / "ibdata1").touch()
+    sweep_restores(bench.host(), bench.datadir)
+    assert f"removed what a dead restore had fetched into {bench.datadir}" in caplog.text
+    assert not (bench.datadir / layout.OURS).exists()
+    assert sorted(os.listdir(work)) == [f"guestagent-{INSTANCE}", "of others"], "whose work_dir that is, nobody says"
+    caplog.clear()
+    sweep_restores(bench.host(work_dir=work), bench.datadir)
+    assert os.listdir(work) == ["of others"]
+    assert not caplog.records
+    assert data_in(bench.datadir) == BEFORE
 
 
 def test_a_restore_that_is_killed_in_its_swap_is_ended_by_the_next_one(

@@ -160,3 +160,42 @@ def test_cancelled_comes_before_stalled(clock: Clock) -> None:
 
     with pytest.raises(Cancelled):
         watch.check()
+
+
+@pytest.mark.parametrize("sign", ["phase", "advance", "alive", "check"])
+def test_a_job_that_looks_at_its_watch_is_seen(clock: Clock, sign: str) -> None:
+    """Even one that only waits; whether a byte moves is another question."""
+    watch = Watch(clock=clock)
+    assert watch.seen == 100
+    clock.now += 50
+    acts = {
+        "phase": lambda: watch.phase("dump"),
+        "advance": lambda: watch.advance(1),
+        "alive": watch.alive,
+        "check": watch.check,
+    }
+    acts[sign]()
+
+    assert watch.seen == 150
+
+
+def test_to_be_seen_is_no_progress(clock: Clock) -> None:
+    watch = Watch(limit=60, clock=clock)
+    for _ in range(6):
+        clock.now += 10
+        watch.check()
+    clock.now += 1
+
+    with pytest.raises(Stalled):
+        watch.check()
+    assert watch.seen == clock.now
+
+
+def test_a_job_that_was_told_to_stop_is_seen_no_more(clock: Clock) -> None:
+    watch = Watch(clock=clock)
+    clock.now += 5
+    watch.cancel.set("enough")
+
+    with pytest.raises(Cancelled):
+        watch.check()
+    assert watch.seen == 100

@@ -1,0 +1,124 @@
+"""What is left of jobs whose process died: ended for the record, once, and cleaned up.
+
+A backup whose manifest is in the store is a backup, whoever died afterwards; every other interrupted
+job has failed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import ExitStack
+from pathlib import Path
+
+from guestagent.datadir import swap
+from guestagent.errors import Busy, Corrupt, GuestagentError, NotFound
+from guestagent.jobs.ledger import Ledger
+from guestagent.jobs.lock import only_job
+from guestagent.jobs.record import Failure, Job, Kind
+from guestagent.jobs.story import restore_request
+from guestagent.manifest import Backup
+from guestagent.model import backup_id
+from guestagent.operations.host import Host
+from guestagent.operations.plan import target_of
+from guestagent.operations.restore import sweep_restores
+from guestagent.operations.sweep import sweep_own
+from guestagent.streams.orphans import end_orphans
+
+LOG = logging.getLogger(__name__)
+
+WHAT = "the leftovers of dead jobs"
+
+
+def settle(ledger: Ledger, host: Host, *, give_up: bool = False) -> list[Job]:
+    """End dead jobs and their tools, and sweep what they left; gives the jobs that this has ended.
+
+    A backup whose store cannot be asked how it ended is left as it is, unless we ``give_up`` on that.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(host.catalog)
+        try:
+            stack.enter_context(only_job(host.state_dir, WHAT))
+        except Busy as error:
+            LOG.info("%s: what dead jobs left behind is swept by the next job", error.what)
+            end_orphans()
+            return _end_all(ledger, host, recovering=False, give_up=give_up)
+        ended = settle_locked(ledger, host, give_up=give_up)
+        recovered = recover_configured(host)
+        if recovered:
+            LOG.warning("an earlier restore had died in its swap: %s", recovered)
+        return ended
+
+
+def settle_locked(ledger: Ledger, host: Host, *, give_up: bool = False) -> list[Job]:
+    """The same for whoever holds the host's lock and has the catalog open, and about to begin a job of its own."""
+    end_orphans()
+    ended = _end_all(ledger, host, recovering=True, give_up=give_up)
+    sweep_own(host)
+    return ended
+
+
+def _end_all(ledger: Ledger, host: Host, *, recovering: bool, give_up: bool) -> list[Job]:
+    ended = []
+    for job in ledger.interrupted():
+        found = _recovered(host, job) if recovering else ""
+        try:
+            now = _end(ledger, host, job, found, ask=not give_up)
+        except GuestagentError as error:
+            LOG.warning("cannot tell how %s ended: %s", job, error)
+        else:
+            ended += [now] if now.state.ended else []  # somebody may have begun it anew
+    return ended
+
+
+def recover_configured(host: Host) -> str:
+    """Finish what a dead restore had begun in the configured datadir; says what that was."""
+    datadir = host.database.datadir
+    return _cleared(host, datadir) if datadir is not None and os.path.isdir(datadir) else ""
+
+
+def _end(ledger: Ledger, host: Host, job: Job, found: str, *, ask: bool) -> Job:
+    """Note the end that the job had; ``ask`` the store, if only that can tell."""
+    published = _published(host, job) if ask and job.kind is Kind.BACKUP else None
+    if published is not None:
+        LOG.warning("%s was complete when its process died", job)
+        return ledger.complete(job.id, published.properties(), runner=job.runner)
+    step = ledger.step(job.id)
+    where = f" in phase {job.phase}" if job.phase else ""
+    if step and step.total and step.phase == job.phase:
+        where += f", at {step.done} of about {step.total} bytes"
+    error = GuestagentError(
+        f"the process that ran it died{where}{'; ' + found if found else ''}", hint="ask for it again, under a new id"
+    )
+    LOG.error("%s: %s", job, error)
+    return ledger.fail(job.id, Failure.of(error), runner=job.runner)
+
+
+def _published(host: Host, job: Job) -> Backup | None:
+    """The backup, if it became one that can be restored."""
+    if host.instance is None:
+        return None
+    try:
+        return host.catalog.at(host.catalog.location(host.instance, backup_id(job.id)))
+    except (NotFound, Corrupt):
+        return None
+
+
+def _recovered(host: Host, job: Job) -> str:
+    """Leave the target of a dead restore in one of the two states that are clear; says in which."""
+    if job.kind is not Kind.RESTORE:
+        return ""
+    target = target_of(host, restore_request(job.request))
+    if target is None or not os.path.isdir(target):
+        return ""
+    try:
+        return _cleared(host, target)
+    except GuestagentError as error:
+        return str(error)
+
+
+def _cleared(host: Host, target: Path) -> str:
+    """End a swap, and remove what had been fetched for one; says what became of the data."""
+    found = swap.recover(target) or ""
+    sweep_restores(host, target)
+    return found

@@ -6,6 +6,7 @@ module first gets it without; in a process that has loaded oslo.messaging alread
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -30,6 +31,7 @@ def keep_eventlet_out() -> bool:
         return False
     # oslo's modules try the import and go on without; None is how Python writes down that it is not to be had.
     sys.modules["eventlet"] = None  # type: ignore[assignment]
+    logging.getLogger("oslo_service.backend").setLevel(logging.WARNING)  # or it tells every command's user of it
     backend: Any = import_module("oslo_service.backend")
     backend.init_backend(backend.BackendType.THREADING)
     return True

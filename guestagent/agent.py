@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from oslo_config import cfg
 
@@ -12,13 +14,37 @@ from guestagent import config
 from guestagent.catalog import Catalog, split_location
 from guestagent.engines import Connection
 from guestagent.errors import ConfigError, UsageError
+from guestagent.jobs.ledger import Ledger
 from guestagent.model import InstanceId, instance_id
 from guestagent.operations.host import DatabaseSettings, Host, RestoreSettings, StreamSettings
 from guestagent.storage import S3Settings, open_storage
 
-__all__ = ["build", "load"]
+if TYPE_CHECKING:
+    from guestagent.rpc.client import AgentClient
+
+__all__ = ["Served", "build", "client", "for_library", "ledger", "load", "reload", "served"]
 
 load = config.load
+reload = config.reload
+for_library = config.for_library
+
+
+@dataclass(frozen=True)
+class Served:
+    """What the agent that serves needs beside the host; times in seconds.  It takes a restart to change any of it."""
+
+    instance: InstanceId
+    state_dir: Path
+    transport_url: str = field(repr=False)
+    exchange: str = "trove"
+    encryption_key: str = field(default="", repr=False)
+    conductor: bool = False
+    conductor_topic: str = "trove-conductor"
+    heartbeat_interval: float = 30
+    checksum_digits: int = 64
+    queue_size: int = 8
+    wait_limit: float = 86400
+    history: int = 500
 
 
 def build(conf: cfg.ConfigOpts, *, location: str = "") -> Host:
@@ -37,6 +63,51 @@ def build(conf: cfg.ConfigOpts, *, location: str = "") -> Host:
         restore=_restore(conf),
         verify_uploads=conf.storage.verify,
     )
+
+
+def served(conf: cfg.ConfigOpts) -> Served:
+    """What is served, and how; raises ConfigError, also for what ``build`` would refuse."""
+    host = build(conf)
+    return Served(
+        instance=host.require_instance(),
+        state_dir=host.state_dir,
+        transport_url=_transport_url(conf),
+        exchange=conf.control_exchange,
+        encryption_key=conf.instance_rpc_encr_key,
+        conductor=conf.conductor.enabled,
+        conductor_topic=conf.conductor.topic,
+        heartbeat_interval=conf.conductor.heartbeat_interval,
+        checksum_digits=conf.conductor.checksum_digits,
+        queue_size=conf.jobs.queue_size,
+        wait_limit=conf.jobs.wait_limit,
+        history=conf.jobs.history,
+    )
+
+
+def ledger(conf: cfg.ConfigOpts) -> Ledger:
+    """The record of this host's jobs, which needs no store."""
+    return Ledger(_state_dir(conf.state_dir), history=conf.jobs.history)
+
+
+def client(conf: cfg.ConfigOpts, instance: InstanceId, *, timeout: float, transport_url: str = "") -> AgentClient:
+    """The agent of another instance, or of this one; ``transport_url`` is where it listens, unless as configured."""
+    from guestagent.rpc.client import AgentClient  # noqa: PLC0415  (few commands speak to agents, and it takes long)
+
+    return AgentClient(
+        transport_url or _transport_url(conf),
+        instance,
+        conf=for_library(conf),
+        timeout=timeout,
+        exchange=conf.control_exchange,
+        key=conf.instance_rpc_encr_key,
+    )
+
+
+def _transport_url(conf: cfg.ConfigOpts) -> str:
+    url: str = conf.transport_url
+    if not url:
+        raise ConfigError("[DEFAULT] transport_url is empty", hint="give rabbit://... or local:///run/guestagent")
+    return url
 
 
 def _instance(guest_id: str) -> InstanceId | None:

@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, Protocol
 
 from guestagent.errors import DatabaseError, GuestagentError
 from guestagent.jobs.record import Job, Kind, State, Step
@@ -81,13 +81,30 @@ def _library_errors() -> tuple[type[Exception], ...]:
     return import_module("kombu.exceptions").KombuError, import_module("amqp.exceptions").AMQPError
 
 
+class Records(Protocol):
+    """What this host remembers of its jobs."""
+
+    def all(self) -> Iterable[Job]:
+        """All of them; looked at when a restore may have ended."""
+
+    def step(self, wanted: str) -> Step | None:
+        """How far a running one is."""
+
+
+class _NoRecords:
+    def all(self) -> Iterable[Job]:
+        return ()
+
+    def step(self, wanted: str) -> Step | None:
+        return None
+
+
 class Conductor:
     """What the conductor hears of ``instance``.
 
     - ask: raises DatabaseError unless the server answers
     - stopped: whether the server is down because somebody asked for that
-    - jobs: all that this host remembers; looked at when a restore may have ended
-    - step: how far a running job is
+    - records: the jobs of this host
     - used: GB that the database takes up, as Trove counts them
     - again: seconds after which an end is told anew
     - digits: how many digits of a manifest's SHA-256 the conductor's table has room for
@@ -100,8 +117,7 @@ class Conductor:
         *,
         ask: Callable[[], object],
         stopped: Callable[[], bool] = lambda: False,
-        jobs: Callable[[], Iterable[Job]] = lambda: (),
-        step: Callable[[str], Step | None] = lambda _: None,
+        records: Records | None = None,
         used: Callable[[], float] = lambda: 0.0,
         again: tuple[float, ...] = AGAIN,
         digits: int = 64,
@@ -110,8 +126,7 @@ class Conductor:
         self._instance = instance
         self._ask = ask
         self._stopped = stopped
-        self._jobs = jobs
-        self._step = step
+        self._records = records or _NoRecords()
         self._used = used
         self._digits = digits
         self._again = again
@@ -201,7 +216,7 @@ class Conductor:
         job = next((one for one in self._of_now() if one.state is State.RUNNING), None)
         if job is None:
             return None
-        step = self._step(job.id) or Step(job.phase)
+        step = self._records.step(job.id) or Step(job.phase)
         return {"id": job.id, "kind": job.kind.value, "phase": step.phase, "percent": step.percent}
 
     def _of_now(self) -> list[Job]:
@@ -234,7 +249,7 @@ class Conductor:
         A restore by the command line, in another process, mends it.
         """
         if self._spoilt is not False:
-            restores = [job for job in self._jobs() if job.kind is Kind.RESTORE and job.state.ended]
+            restores = [job for job in self._records.all() if job.kind is Kind.RESTORE and job.state.ended]
             last = max(restores, key=lambda job: job.finished or job.created, default=None)
             self._spoilt = last is not None and last.origin == ORIGIN and last.state is not State.COMPLETED
         return self._spoilt

@@ -10,7 +10,7 @@ import difflib
 import logging
 import os
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +52,43 @@ def load(config_files: Sequence[str] = ()) -> cfg.ConfigOpts:
         _check_names(conf, file, sections)
         _check_mode(file, sections)
     conf([], project="guestagent", default_config_files=[str(file) for file in contents], default_config_dirs=[])
-    for group, options in GROUPS.items():
-        for option in options:
-            _check_value(conf, group, option, contents)
+    for group, option in _all_options():
+        _check_value(conf, group, option, contents)
     if conf.database.socket and conf.database.host:
         raise ConfigError("[database] socket and host are both set", hint="keep the one that leads to the server")
     return conf
+
+
+def reload(conf: cfg.ConfigOpts, config_files: Sequence[str] = ()) -> cfg.ConfigOpts:
+    """What ``load`` gives now, but with the values of ``conf`` where a running agent cannot take new ones.
+
+    As ConfigOpts.mutate_config_files does, but not in place, since jobs and requests read ``conf`` meanwhile, not
+    before every value is checked, and without logging passwords.
+    """
+    fresh = load(config_files)
+    for group, option in _all_options():
+        old, new = _value(conf, group, option), _value(fresh, group, option)
+        if new != old and not option.mutable:
+            LOG.warning("[%s] %s stays as it was; a restart of the agent takes the new value", group, option.dest)
+            fresh.set_override(option.dest, old, group=_group_or_none(group))
+        elif new != old:
+            LOG.info("[%s] %s is changed", group, option.dest)
+    return fresh
+
+
+def _all_options() -> Iterator[tuple[str, cfg.Opt]]:
+    return ((group, option) for group, options in GROUPS.items() for option in options)
+
+
+def _value(conf: cfg.ConfigOpts, group: str, option: cfg.Opt) -> Any:
+    return (conf if group == "DEFAULT" else conf[group])[option.dest]
+
+
+def for_library(conf: cfg.ConfigOpts) -> cfg.ConfigOpts:
+    """A configuration from the same files in which a library may register and read options of its own."""
+    found = cfg.ConfigOpts()
+    found([], project="guestagent", default_config_files=list(conf.default_config_files), default_config_dirs=[])
+    return found
 
 
 def _default_files() -> list[str]:
@@ -124,17 +155,18 @@ def _check_mode(file: Path, sections: _Sections) -> None:
 
 
 def _has_secret(sections: _Sections) -> bool:
-    return any(
-        option.secret and option.dest in sections.get(group, {})
-        for group, options in GROUPS.items()
-        for option in options
-    )
+    texts = (text for group, option in _all_options() if option.secret for text in _texts(sections, group, option))
+    # A URL without a user has no password either.
+    return any("://" not in text or "@" in text for text in texts)
+
+
+def _texts(sections: _Sections, group: str, option: cfg.Opt) -> Sequence[str]:
+    return sections.get(group, {}).get(option.dest, ())
 
 
 def _check_value(conf: cfg.ConfigOpts, group: str, option: cfg.Opt, contents: Mapping[Path, _Sections]) -> None:
-    section = conf if group == "DEFAULT" else conf[group]
     try:
-        value = section[option.dest]
+        value = _value(conf, group, option)
     except (cfg.NoSuchOptError, cfg.TemplateSubstitutionError, RecursionError) as error:
         where, _ = _origin(group, option, contents)
         raise ConfigError(

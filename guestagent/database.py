@@ -13,16 +13,16 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
-
-import pymysql
-from pymysql.constants import CR, ER
-from pymysql.cursors import DictCursor
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from guestagent.engines import Connection
 from guestagent.engines.optionfile import client_options, completed
 from guestagent.errors import ConfigError, DatabaseError
 from guestagent.model import Lsn, ServerFacts, Version
+
+if TYPE_CHECKING:
+    import pymysql
+    from pymysql.cursors import DictCursor
 
 DEFAULT_SOCKETS = (Path("/run/mysqld/mysqld.sock"), Path("/var/lib/mysql/mysql.sock"))
 """Where servers listen when nobody says it: Debian's place and its kin, then Red Hat's and its kin."""
@@ -31,11 +31,15 @@ DEEPEST_INCLUDE = 10
 PAUSE = 0.2
 """Seconds between two attempts to reach a server that is starting."""
 
+# Numbers of the protocol; not pymysql's names for them, since an agent without work does without its 9 MB.
+_ACCESS_DENIED, _HOST_NOT_PRIVILEGED = 1045, 1130
 _NO_PASSWORD_LOGIN, _PASSWORD_EXPIRED, _ACCOUNT_LOCKED, _ACCOUNT_BLOCKED = 1698, 1862, 3118, 4151
+_TABLE_DENIED, _PRIVILEGE_DENIED = 1142, 1227
+_NO_CONNECTION, _GONE, _LOST = 2003, 2006, 2013
 _DENIED_CODES = frozenset(
     {
-        ER.ACCESS_DENIED_ERROR,
-        ER.HOST_NOT_PRIVILEGED,
+        _ACCESS_DENIED,
+        _HOST_NOT_PRIVILEGED,
         _NO_PASSWORD_LOGIN,
         _PASSWORD_EXPIRED,
         _ACCOUNT_LOCKED,
@@ -43,8 +47,8 @@ _DENIED_CODES = frozenset(
     }
 )
 """How a server that is up says that it does not let us in."""
-_NOT_ALLOWED_CODES = frozenset({ER.SPECIFIC_ACCESS_DENIED_ERROR, ER.TABLEACCESS_DENIED_ERROR})
-_GONE_CODES = frozenset({CR.CR_SERVER_GONE_ERROR, CR.CR_SERVER_LOST})
+_NOT_ALLOWED_CODES = frozenset({_PRIVILEGE_DENIED, _TABLE_DENIED})
+_GONE_CODES = frozenset({_GONE, _LOST})
 _LOG_HINT = "look at the server's error log"
 
 _GLOBAL_GRANT = re.compile(r"GRANT ([A-Za-z_ ,]+) ON \*\.\* TO .*", re.DOTALL)
@@ -246,6 +250,9 @@ def _unreadable(path: Path, error: OSError | UnicodeDecodeError) -> ConfigError:
 
 def _session(place: Connection, timeout: float) -> pymysql.Connection[DictCursor]:
     """A session that is not open yet."""
+    import pymysql  # noqa: PLC0415  (see above)
+    from pymysql.cursors import DictCursor  # noqa: PLC0415
+
     try:
         # Bytes, since pymysql would take a string for Latin-1.
         password = place.password.encode()
@@ -293,6 +300,8 @@ def _greeting(place: Connection, timeout: float) -> str:
 @contextmanager
 def _mapped(doing: str) -> Iterator[None]:
     """Turn whatever the client raises into a DatabaseError."""
+    import pymysql  # noqa: PLC0415
+
     try:
         yield
     except pymysql.MySQLError as error:
@@ -301,7 +310,7 @@ def _mapped(doing: str) -> Iterator[None]:
 
 def _translated(error: pymysql.MySQLError, doing: str) -> DatabaseError:
     code, text = (error.args[0], str(error.args[-1])) if error.args else (0, type(error).__name__)
-    if code == CR.CR_CONN_HOST_ERROR:
+    if code == _NO_CONNECTION:
         cause = getattr(error, "original_exception", error)
         why = getattr(cause, "strerror", None) or str(cause)
         return _Unreachable(why.lower(), hint="is it running? check socket, host and port in [database]")

@@ -53,6 +53,13 @@ def _in_mib(size: int) -> str:
     return f"{size // MIB}M"
 
 
+def _reloaded(*options: cfg.Opt) -> tuple[cfg.Opt, ...]:
+    """Options that a running agent takes anew at a reload, for its next job; the others take a restart."""
+    for option in options:
+        option.mutable = True
+    return options
+
+
 DEFAULT = (
     cfg.StrOpt(
         "guest_id",
@@ -64,12 +71,32 @@ DEFAULT = (
     cfg.StrOpt(
         "state_dir",
         default="/var/lib/guestagent",
-        help="Directory of the agent's own files: the lock that keeps jobs apart, marks of unfinished backups, and "
-        "scratch space of a few MiB. Must outlive a reboot.",
+        help="Directory of the agent's own files: the record of its jobs, the lock that keeps them apart, updates that "
+        "the conductor has not got yet, marks of unfinished backups, and scratch space of a few MiB. Must outlive a "
+        "reboot.",
+    ),
+    cfg.StrOpt(
+        "transport_url",
+        default="local:///run/guestagent",
+        secret=True,
+        help="Where the agent is spoken to: rabbit://USER:PASSWORD@HOST:PORT/VHOST, or local:///DIRECTORY for UNIX "
+        "sockets of this host alone. How oslo.messaging treats RabbitMQ is set in [oslo_messaging_rabbit].",
+    ),
+    cfg.StrOpt(
+        "control_exchange",
+        default="trove",
+        help="Exchange of the control plane's messages. Trove's own default.",
+    ),
+    cfg.StrOpt(
+        "instance_rpc_encr_key",
+        default="",
+        secret=True,
+        help="Key that Trove encrypts this instance's messages with, where enable_secure_rpc_messaging is set there. "
+        "Empty: messages are plain.",
     ),
 )
 
-DATABASE = (
+DATABASE = _reloaded(
     cfg.StrOpt(
         "engine",
         default="auto",
@@ -155,7 +182,7 @@ DATABASE = (
     ),
 )
 
-STORAGE = (
+STORAGE = _reloaded(
     cfg.StrOpt(
         "url",
         default="",
@@ -172,7 +199,7 @@ STORAGE = (
     ),
 )
 
-S3 = (
+S3 = _reloaded(
     cfg.StrOpt("endpoint_url", default="", help="URL of the store, http or https. Empty: Amazon's for the region."),
     cfg.StrOpt("region_name", default="", help="Region that requests are signed for. Empty: as boto3 finds it."),
     cfg.StrOpt(
@@ -212,7 +239,7 @@ S3 = (
     cfg.IntOpt("read_timeout", default=60, min=1, help="Seconds to wait for the next bytes of an answer."),
 )
 
-STREAM = (
+STREAM = _reloaded(
     cfg.StrOpt(
         "compression",
         default="zstd",
@@ -248,7 +275,7 @@ STREAM = (
     ),
 )
 
-RESTORE = (
+RESTORE = _reloaded(
     cfg.Opt(
         "use_memory",
         type=Size(least=8 * MIB, auto=True),
@@ -271,6 +298,51 @@ RESTORE = (
     ),
 )
 
+CONDUCTOR = (
+    cfg.BoolOpt(
+        "enabled",
+        default=False,
+        help="Whether heartbeats and the states of backups go to Trove's conductor. Without one, whoever sent a "
+        "request asks for its job.",
+    ),
+    cfg.StrOpt("topic", default="trove-conductor", help="Topic that the conductor listens on."),
+    cfg.IntOpt(
+        "checksum_digits",
+        default=64,
+        min=32,
+        max=64,
+        help="How many digits of a manifest's SHA-256 the conductor is told. Trove's own table has room for 32 "
+        "(backups.checksum, made for MD5) unless it was widened; set this to 32 there, or a strict database refuses "
+        "the row of every finished backup.",
+    ),
+    cfg.IntOpt(
+        "heartbeat_interval",
+        default=30,
+        min=1,
+        max=3600,
+        help="Seconds between two heartbeats, about: each pause differs by up to a tenth, so that thousands of agents "
+        "do not speak at once.",
+    ),
+)
+
+JOBS = (
+    cfg.IntOpt(
+        "queue_size",
+        default=8,
+        min=1,
+        max=1000,
+        help="Jobs that may wait for the one that runs; further requests are told that the host is busy.",
+    ),
+    cfg.IntOpt(
+        "wait_limit",
+        default=86400,
+        min=1,
+        help="Seconds that a job without a deadline of its own may wait before it is given up: a request of last week "
+        "is not obeyed.",
+    ),
+    cfg.IntOpt("history", default=500, min=1, help="Jobs that have ended and are remembered; the oldest go first."),
+)
+
 GROUPS: Mapping[str, tuple[cfg.Opt, ...]] = {
     "DEFAULT": DEFAULT,
     "database": DATABASE,
@@ -278,5 +350,7 @@ GROUPS: Mapping[str, tuple[cfg.Opt, ...]] = {
     "s3": S3,
     "stream": STREAM,
     "restore": RESTORE,
+    "jobs": JOBS,
+    "conductor": CONDUCTOR,
 }
 """All options, by the section that they stand in."""

@@ -1,174 +1,43 @@
 """The command line: a door that translates words and draws; the stories are told elsewhere.
 
-Everything for machines goes to stdout, everything for people to stderr.  An
-error is one line, what and then the hint, and its family's exit status.
-Nothing is imported here that only some of the commands need.
+Two programs: ``guestagent`` acts on this host, ``guestagent-ctl`` (in ``control``) asks agents elsewhere.  An error is
+one line, what and then the hint, and its family's exit status.  Nothing is imported here that only some of the
+commands need.
 """
 
 from __future__ import annotations
 
-import argparse
-import io
 import logging
-import os
-import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from importlib.metadata import EntryPoint
-from typing import TextIO
 
-from cliff.app import App
-from cliff.commandmanager import CommandManager
-from cliff.help import HelpAction, HelpCommand, HelpExit
-
-import guestagent
-from guestagent.cli.told import STATUSES, one_line_errors, tell
-from guestagent.errors import Cancelled, GuestagentError, UsageError
-
-NAMESPACE = "guestagent.commands"
+from guestagent.cli.program import Program, run
 
 COMMANDS: Mapping[str, str] = {
+    "serve": "guestagent.cli.serve:Serve",
     "backup create": "guestagent.cli.create:Create",
     "backup list": "guestagent.cli.backup:List",
     "backup show": "guestagent.cli.backup:Show",
     "backup tree": "guestagent.cli.backup:Tree",
     "backup verify": "guestagent.cli.verify:Verify",
-    "backup delete": "guestagent.cli.backup:Delete",
+    "backup delete": "guestagent.cli.delete:Delete",
     "restore": "guestagent.cli.restore:Restore",
+    "job list": "guestagent.cli.job:List",
+    "job show": "guestagent.cli.job:Show",
+    "job cancel": "guestagent.cli.job:CancelJob",
     "doctor": "guestagent.cli.doctor:Doctor",
 }
 """Where each command's class is; only the one that is typed gets imported."""
 
-CHATTY = ("boto3", "botocore", "urllib3", "s3transfer", "stevedore", "cliff", "asyncio", "oslo_config")
 
-BROKEN_PIPE = 141
-"""What a shell makes of a process that SIGPIPE ended: whoever read our output has had enough of it."""
-INTERRUPTED = 130
-"""What cliff makes of a Ctrl-C outside any of our commands."""
-
-DESCRIPTION = "Physical backups of MySQL and MariaDB servers, full and incremental, to object storage and back."
-
-
-class Help(HelpCommand):
-    """Print the help of a command, or of the program."""
-
-    def take_action(self, parsed_args: argparse.Namespace) -> int:
-        """Print it."""
-        try:
-            return super().take_action(parsed_args)
-        except ValueError:
-            return tell(_no_command(parsed_args.cmd, dict(self.app.command_manager)))
-
-
-class GuestagentApp(App):
+class GuestagentApp(Program):
     """The ``guestagent`` command."""
 
     NAME = "guestagent"
     LOG = logging.getLogger(NAME)
-
-    def __init__(self) -> None:
-        manager = CommandManager(NAMESPACE)
-        for name, place in COMMANDS.items():
-            manager.commands[name] = EntryPoint(name, place, NAMESPACE)
-        super().__init__(DESCRIPTION, guestagent.__version__, manager, deferred_help=True)
-        manager.add_command("help", Help)
-
-    def build_option_parser(self, description: str | None, version: str | None, argparse_kwargs=None):  # type: ignore[no-untyped-def]
-        """The options that stand before the command."""
-        kwargs = {"prog": self.NAME, "epilog": STATUSES, **(argparse_kwargs or {})}
-        parser = super().build_option_parser(description, version, kwargs)
-        parser.add_argument(
-            "--config-file",
-            action="append",
-            default=[],
-            metavar="FILE",
-            help="configuration file, may be given several times (default: /etc/guestagent/guestagent.conf)",
-        )
-        return one_line_errors(parser)
-
-    def configure_logging(self) -> None:
-        """Logs to stderr (and to --log-file); the libraries' own chatter only with --debug."""
-        try:
-            super().configure_logging()
-        except OSError as error:
-            self.parser.error(f"cannot write to --log-file {self.options.log_file}: {error.strerror}")
-        for name in CHATTY:
-            logging.getLogger(name).setLevel(logging.DEBUG if self.options.debug else logging.WARNING)
-
-    def initialize_app(self, argv: list[str]) -> None:
-        """Without a command there is help, on stderr since nobody asked for it; never cliff's interactive mode."""
-        if argv or self.options.deferred_help:
-            return
-        self.stdout = self.stderr
-        with suppress(HelpExit):
-            HelpAction([], argparse.SUPPRESS, default=self)(self.parser, self.options, None, None)
-        raise SystemExit(UsageError.exit_status)
-
-    def run_subcommand(self, argv: list[str]) -> int:
-        """Run the command that ``argv`` begins with; gives its exit status."""
-        try:
-            self.command_manager.find_command(argv)
-        except ValueError:
-            return tell(_no_command(argv, dict(self.command_manager)))
-        return super().run_subcommand(argv)
-
-
-def _no_command(words: Sequence[str], known: Mapping[str, object]) -> UsageError:
-    """What to say of words that begin with no command."""
-    if words[0].startswith("-"):
-        return UsageError(f"no option {words[0]}", hint="see guestagent --help")
-    near = [name for name in sorted(known) if name.split()[0] == words[0]]
-    typed = " ".join(words[: 1 + bool(near)])
-    return UsageError(f"no command {typed!r}", hint=f"there are {', '.join(near)}" if near else "see guestagent --help")
+    DESCRIPTION = "Physical backups of MySQL and MariaDB servers, full and incremental, to object storage and back."
+    COMMANDS = COMMANDS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; gives its exit status."""
-    _mend_streams()
-    try:
-        status = GuestagentApp().run(list(sys.argv[1:] if argv is None else argv))
-    except SystemExit as end:
-        status = int(end.code or 0)
-    if status == INTERRUPTED:
-        status = tell(Cancelled("stopped by SIGINT"))
-    status = _flushed() or status
-    _let_go_of_stderr()
-    return status
-
-
-def _mend_streams() -> None:
-    """Nobody listening is no reason to fail, nor is a character that the terminal does not have."""
-    sys.stdout = sys.stdout or _nowhere()
-    sys.stderr = sys.stderr or _nowhere()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-
-
-def _nowhere() -> TextIO:
-    return open(os.devnull, "w", encoding="utf-8")
-
-
-def _flushed() -> int:
-    """Bring out what was printed; gives the exit status of the failure to do so, or 0."""
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        _forget(sys.stdout)
-        if isinstance(error, BrokenPipeError):
-            return BROKEN_PIPE
-        return tell(GuestagentError(f"cannot write to stdout: {error.strerror}"))
-    return 0
-
-
-def _let_go_of_stderr() -> None:
-    """What nobody wanted to hear decides no exit status."""
-    try:
-        sys.stderr.flush()
-    except OSError:
-        _forget(sys.stderr)
-
-
-def _forget(stream: TextIO) -> None:
-    """What did not get out would be tried again, and complained about with status 120, when the interpreter ends."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return run(GuestagentApp, argv)

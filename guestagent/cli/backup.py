@@ -1,18 +1,16 @@
-"""``guestagent backup`` list, show, tree and delete: what needs the store alone.  Create and verify stand elsewhere."""
+"""``guestagent backup`` list, show and tree: what only looks into the store."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cliff.lister import Lister
 
 from guestagent.cli.door import Door, Single
-from guestagent.jobs import only_job
 from guestagent.manifest import Backup
 from guestagent.model import backup_id
-from guestagent.operations.delete import delete, doomed
 
 PROPERTIES = (
     "created",
@@ -46,18 +44,14 @@ Row = tuple[Sequence[str], Sequence[Any]]
 Rows = tuple[Sequence[str], Iterable[Sequence[Any]]]
 
 
-def shown(backup: Backup) -> Row:
-    """All of a backup's properties, for a command that shows one."""
-    return PROPERTIES, _values(backup, PROPERTIES)
-
-
-def _values(backup: Backup, names: Iterable[str]) -> tuple[Any, ...]:
-    properties = backup.properties()
+def values(properties: Mapping[str, Any], names: Iterable[str]) -> tuple[Any, ...]:
+    """Those of a backup's properties that a command shows."""
     return tuple(properties[name] for name in names)
 
 
-def _listed(backups: Iterable[Backup]) -> Rows:
-    return LISTED, [_values(backup, LISTED) for backup in backups]
+def listed(backups: Iterable[Mapping[str, Any]]) -> Rows:
+    """Backups, given by their properties, for a command that lists them."""
+    return LISTED, [values(properties, LISTED) for properties in backups]
 
 
 class List(Door, Lister):
@@ -75,7 +69,7 @@ class List(Door, Lister):
         """List them."""
         host = self.host()
         with host.catalog:
-            return _listed(host.catalog.backups(None if parsed_args.all else host.instance))
+            return listed(one.properties() for one in host.catalog.backups(None if parsed_args.all else host.instance))
 
 
 class Show(Single):
@@ -94,7 +88,7 @@ class Show(Single):
         wanted = backup_id(parsed_args.backup_id)
         host = self.host()
         with host.catalog:
-            return shown(host.catalog.get(wanted))
+            return PROPERTIES, values(host.catalog.get(wanted).properties(), PROPERTIES)
 
 
 class Tree(Door, Lister):
@@ -113,7 +107,8 @@ class Tree(Door, Lister):
         host = self.host()
         with host.catalog:
             found = host.catalog.backups(None if parsed_args.all else host.instance)
-        return self.COLUMNS, [(drawn, *_values(backup, self.COLUMNS[1:])) for drawn, backup in drawn_tree(found)]
+        rows = [(drawn, *values(one.properties(), self.COLUMNS[1:])) for drawn, one in drawn_tree(found)]
+        return self.COLUMNS, rows
 
 
 def drawn_tree(backups: Sequence[Backup]) -> list[tuple[str, Backup]]:
@@ -133,27 +128,3 @@ def drawn_tree(backups: Sequence[Backup]) -> list[tuple[str, Backup]]:
         for place, child in enumerate(reversed(children)):
             stack.append((inner, "├─ " if place else "└─ ", child))
     return drawn
-
-
-class Delete(Door, Lister):
-    """Delete a backup; one that others stand on only with all of them."""
-
-    COLUMNS = LISTED
-
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        """The command's arguments."""
-        parser = super().get_parser(prog_name)
-        parser.add_argument("backup_id", metavar="BACKUP_ID", help="the backup's id")
-        parser.add_argument("--cascade", action="store_true", help="and every backup that stands on it")
-        parser.add_argument("--dry-run", action="store_true", help="only list what would be deleted")
-        return parser
-
-    def take_action(self, parsed_args: argparse.Namespace) -> Rows:
-        """Delete it."""
-        wanted, cascade = backup_id(parsed_args.backup_id), parsed_args.cascade
-        host = self.host()
-        with host.catalog:
-            if parsed_args.dry_run:
-                return _listed(doomed(host, wanted, cascade=cascade))
-            with only_job(host.state_dir, f"delete {wanted}"), self.watch(host) as watch:
-                return _listed(delete(host, wanted, watch, cascade=cascade))

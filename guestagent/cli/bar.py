@@ -11,10 +11,8 @@ import time
 from contextlib import AbstractContextManager, suppress
 from typing import NoReturn, TextIO
 
-from guestagent.progress import Progress
 
-
-def shown(stream: TextIO, *, quiet: bool) -> AbstractContextManager[Progress]:
+def shown(stream: TextIO, *, quiet: bool) -> AbstractContextManager[Bar | Lines]:
     """What suits the stream; a terminal that does not know its width, as serial ones, cannot show a bar."""
     drawn = not quiet and stream.isatty() and os.get_terminal_size(stream.fileno()).columns > 0
     return Bar(stream) if drawn else Lines(stream, quiet=quiet)
@@ -54,6 +52,15 @@ class Bar:
         with self._lock, suppress(OSError):
             self._bar.update(count)
 
+    def stands(self, done: int, rate: float) -> None:
+        """Show where work stands that goes on elsewhere: bytes of the phase, and bytes a second."""
+        with self._lock, suppress(OSError):
+            self._bar.n = done
+            if rate:
+                # What tqdm makes a rate of when nobody has counted.
+                self._bar.start_t = time.time() - done / rate
+            self._bar.refresh()
+
 
 class Lines:
     """One line when a phase begins, with its size if it has one."""
@@ -79,3 +86,6 @@ class Lines:
 
     def advance(self, count: int) -> None:
         """Say nothing: lines are for logs."""
+
+    def stands(self, done: int, rate: float) -> None:
+        """Say nothing, either."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import uuid
 
-from guestagent.cli.backup import PROPERTIES, Row, shown
+from guestagent.cli.backup import PROPERTIES, Row, values
 from guestagent.cli.door import Single, text
-from guestagent.jobs import only_job
+from guestagent.cli.work import do
+from guestagent.jobs.record import Kind
 from guestagent.model import backup_id
-from guestagent.operations.backup import BackupRequest, backup
 from guestagent.operations.preflight import LATEST
 
 
@@ -37,12 +37,9 @@ class Create(Single):
         """Take the backup."""
         wanted = backup_id(str(uuid.uuid4()) if parsed_args.id is None else parsed_args.id)
         parent = parsed_args.parent
-        request = BackupRequest(
-            id=wanted,
-            name=parsed_args.name or wanted,
-            description=parsed_args.description,
-            parent=parent if parent in (None, LATEST) else backup_id(parent),
-        )
-        host = self.host()
-        with host.catalog, only_job(host.state_dir, f"backup {wanted}"), self.watch(host) as watch:
-            return shown(backup(host, request, watch))
+        request = {
+            "name": parsed_args.name or wanted,
+            "description": parsed_args.description,
+            "parent": parent if parent in (None, LATEST) else backup_id(parent),
+        }
+        return PROPERTIES, values(do(self, self.host(), Kind.BACKUP, request, id=wanted), PROPERTIES)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
 
 from cliff.lister import Lister
 
@@ -11,20 +14,32 @@ from guestagent.cli.door import Door
 from guestagent.errors import GuestagentError
 from guestagent.operations.doctor import doctor
 
+YES = "yes"
 
-class Doctor(Door, Lister):
-    """Check server, grants, tool, datadir, store and disk, and say what to do about what is wrong."""
+
+class Judging(Door, Lister):
+    """A command that prints a doctor's findings, and fails if one of them is bad."""
 
     COLUMNS = ("check", "ok", "detail", "remedy")
+
+    def judged(self, findings: Iterable[Mapping[str, Any]]) -> Rows:
+        """The findings for a listing."""
+        rows = [[_yes_or_no(finding.get(name)) for name in self.COLUMNS] for finding in findings]
+        wrong = [str(check) for check, ok, *_ in rows if ok != YES]
+        if wrong:
+            self.verdict = GuestagentError(f"not all is well: {', '.join(wrong)}", hint="do what the remedies say")
+        return self.COLUMNS, rows
+
+
+def _yes_or_no(value: Any) -> Any:
+    return (YES if value else "no") if isinstance(value, bool) else value
+
+
+class Doctor(Judging):
+    """Check server, grants, tool, datadir, store and disk, and say what to do about what is wrong."""
 
     def take_action(self, parsed_args: argparse.Namespace) -> Rows:
         """Check."""
         host = self.host()
         with host.catalog:
-            findings = doctor(host)
-        wrong = [finding.check for finding in findings if not finding.ok]
-        if wrong:
-            self.verdict = GuestagentError(f"not all is well: {', '.join(wrong)}", hint="do what the remedies say")
-        return self.COLUMNS, [
-            (finding.check, "yes" if finding.ok else "no", finding.detail, finding.remedy) for finding in findings
-        ]
+            return self.judged([asdict(finding) for finding in doctor(host)])

@@ -7,8 +7,9 @@ import logging
 import re
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, ClassVar
 
 from cliff.command import Command
@@ -21,8 +22,9 @@ from guestagent import agent
 from guestagent.cli.bar import shown
 from guestagent.cli.told import STATUSES, one_line_errors, tell
 from guestagent.errors import Cancelled, GuestagentError, UsageError
+from guestagent.jobs.ledger import Ledger
 from guestagent.operations.host import Host
-from guestagent.progress import Cancel, Watch
+from guestagent.progress import Cancel, Progress
 
 LOG = logging.getLogger(__name__)
 
@@ -63,12 +65,12 @@ class Door(Command):
             raise
         except Exception as error:
             return self._failed(_unforeseen(error))
-        return tell(self.verdict) if self.verdict else 0
+        return tell(self.verdict, by=self.app.NAME) if self.verdict else 0
 
     def _failed(self, error: GuestagentError) -> int:
         if self.options.debug:
             LOG.exception("%s", error)
-        return tell(error)
+        return tell(error, by=self.app.NAME)
 
     def columns(self, parsed_args: argparse.Namespace) -> Sequence[str]:
         """The names that ``-c`` may ask for."""
@@ -89,14 +91,22 @@ class Door(Command):
 
     def host(self, *, location: str = "") -> Host:
         """This host's parts, from the configuration files that were named."""
-        return agent.build(agent.load(self.options.config_file), location=location)
+        return agent.build(self._conf, location=location)
+
+    def ledger(self) -> Ledger:
+        """The records of this host's jobs."""
+        return agent.ledger(self._conf)
+
+    @cached_property
+    def _conf(self) -> Any:
+        return agent.load(self.options.config_file)
 
     @contextmanager
-    def watch(self, host: Host) -> Iterator[Watch]:
-        """Watch a long story: progress on stderr, and signals as a cancel."""
+    def attended(self) -> Iterator[tuple[Progress, Cancel]]:
+        """Somebody is there: progress on stderr, and signals as a cancel."""
         cancel = Cancel()
-        with _cancelled_by_signals(cancel), shown(sys.stderr, quiet=self.options.verbose_level == 0) as progress:
-            yield Watch(progress, cancel=cancel, limit=host.stream.no_progress_limit)
+        with stopped_by_signals(cancel.set), shown(sys.stderr, quiet=self.options.verbose_level == 0) as progress:
+            yield progress, cancel
 
 
 class Single(Door, ShowOne):
@@ -129,14 +139,14 @@ def _unforeseen(error: Exception) -> GuestagentError:
 
 
 @contextmanager
-def _cancelled_by_signals(cancel: Cancel) -> Iterator[None]:
-    """Whichever signal asks us to end is a request to cancel; one that is ignored, as by nohup, stays ignored."""
+def stopped_by_signals(stop: Callable[[str], object]) -> Iterator[None]:
+    """Call ``stop`` with the reason at whichever signal asks us to end; one ignored, as by nohup, stays ignored."""
 
-    def stop(number: int, _: Any) -> None:
-        cancel.set(f"stopped by {signal.Signals(number).name}")
+    def heard(number: int, _: Any) -> None:
+        stop(f"stopped by {signal.Signals(number).name}")
 
-    heard = [number for number in STOPPED_BY if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, stop) for number in heard}
+    wanted = [number for number in STOPPED_BY if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, heard) for number in wanted}
     try:
         yield
     finally:

@@ -11,9 +11,10 @@ from cliff.columns import FormattableColumn
 
 from guestagent.cli.backup import Row
 from guestagent.cli.door import Single
-from guestagent.jobs import only_job
-from guestagent.operations.plan import RestoreRequest, make_plan
-from guestagent.operations.restore import restore
+from guestagent.cli.work import do
+from guestagent.jobs.record import Kind
+from guestagent.jobs.story import restore_request
+from guestagent.operations.plan import make_plan
 
 PLANNED = (
     "backup_id",
@@ -75,22 +76,19 @@ class Restore(Single):
 
     def take_action(self, parsed_args: argparse.Namespace) -> Row:
         """Restore, or plan to."""
-        request = RestoreRequest(
-            source=parsed_args.source,
-            datadir=parsed_args.datadir,
-            replace=parsed_args.replace,
-            start=parsed_args.start,
-        )
-        host = self.host(location=request.source)
-        with host.catalog:
-            if parsed_args.plan:
-                plan = make_plan(host, request)
-                self.verdict = next(iter(plan.against), None)
-                properties = plan.properties()
-            else:
-                with only_job(host.state_dir, f"restore {request.source}"), self.watch(host) as watch:
-                    properties = restore(host, request, watch).properties()
-        return _row(self.columns(parsed_args), properties)
+        request = {
+            "source": parsed_args.source,
+            "datadir": str(parsed_args.datadir) if parsed_args.datadir else None,
+            "replace": parsed_args.replace,
+            "start": parsed_args.start,
+        }
+        host = self.host(location=parsed_args.source)
+        if parsed_args.plan:
+            with host.catalog:
+                plan = make_plan(host, restore_request(request))
+            self.verdict = next(iter(plan.against), None)
+            return _row(PLANNED, plan.properties())
+        return _row(RESTORED, do(self, host, Kind.RESTORE, request))
 
 
 def _row(names: Sequence[str], properties: dict[str, Any]) -> Row:

@@ -26,19 +26,20 @@ FAMILIES: tuple[type[GuestagentError], ...] = (
 STATUSES = "Exit statuses: 0 done, " + ", ".join(f"{family.exit_status} {family.code}" for family in FAMILIES) + "."
 
 
-def tell(error: GuestagentError) -> int:
-    """Print an error as one line on stderr; gives its exit status."""
+def tell(error: GuestagentError, *, by: str = "guestagent") -> int:
+    """Print an error as one line on stderr, after the program's name; gives its exit status."""
     with suppress(OSError):  # nobody reads it, but the status still counts
-        print(f"guestagent: {' '.join(str(error).splitlines())}", file=sys.stderr, flush=True)
+        print(f"{by}: {' '.join(str(error).splitlines())}", file=sys.stderr, flush=True)
     return error.exit_status
 
 
 def one_line_errors(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Have a parser tell what is wrong in the manner of all other errors, without its usage before."""
 
-    def error(message: str) -> NoReturn:
-        sys.exit(tell(UsageError(message, hint=f"see {parser.prog} --help")))
+    def fail(message: str) -> NoReturn:
+        error = UsageError(message, hint=f"see {parser.prog} --help")
+        sys.exit(tell(error, by=parser.prog.split()[0]))
 
     # Not a class of our own, since it is cliff that makes the parser.
-    parser.error = error  # type: ignore[method-assign]
+    parser.error = fail  # type: ignore[method-assign]
     return parser

@@ -11,6 +11,7 @@ from guestagent.cli.door import Door
 from guestagent.manifest import Backup
 from guestagent.model import backup_id
 from guestagent.operations.verify import verify
+from guestagent.progress import Watch
 
 
 class Verify(Door, Lister):
@@ -28,7 +29,8 @@ class Verify(Door, Lister):
         """Verify it."""
         wanted = backup_id(parsed_args.backup_id)
         host = self.host()
-        with host.catalog, self.watch(host) as watch:
+        with host.catalog, self.attended() as (progress, cancel):
+            watch = Watch(progress, cancel=cancel, limit=host.stream.no_progress_limit)
             return self.COLUMNS, [_row(link) for link in verify(host, wanted, watch)]
 
 

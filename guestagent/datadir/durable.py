@@ -75,6 +75,18 @@ def write(path: Path, data: bytes, *, mode: int, like: Path) -> None:
     sync_directory(path.parent)
 
 
+def make_private(path: Path, *, like: Path) -> None:
+    """Make the directory ``path`` below ``like``, and ``like`` if need be, durably, for the owner of ``like`` alone.
+
+    Root may come first, with a command; the agent, whose directory it is, must get in later all the same.
+    """
+    if not path.is_dir():
+        like.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+        give(path, like)
+        sync_directory(path.parent)
+
+
 def give(target: int | Path, like: Path) -> None:
     """Give ``target`` (a path or a descriptor) the owner and the group of ``like``, if we may: only root may."""
     if os.geteuid() != 0:

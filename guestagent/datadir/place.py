@@ -61,9 +61,13 @@ class Place:
     def pristine(self) -> bool:
         """Whether what stands there is as a server's installation leaves it: no database of a user's."""
         return all(
-            name in _SYSTEM_DATABASES or not (self.path / name).is_dir() or name.startswith("#")
-            for name in self.entries
+            name in _SYSTEM_DATABASES or name.startswith("#") or _is_plain(self.path / name) for name in self.entries
         )
+
+
+def _is_plain(path: Path) -> bool:
+    """Whether it is neither a directory nor a link, which may lead to one, or to where a disk is not mounted now."""
+    return not path.is_dir() and not path.is_symlink()
 
 
 def look(datadir: Path) -> Place:

@@ -219,20 +219,12 @@ class Ledger:
         """Nobody else changes a record meanwhile."""
         with ExitStack() as stack:
             with self._explained("write to"):
-                self._make_place()
+                durable.make_private(self._place, like=self.state_dir)
                 handle = os.open(self._place / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE)
                 stack.callback(os.close, handle)
                 durable.give(handle, self.state_dir)
                 fcntl.flock(handle, fcntl.LOCK_EX)
             yield
-
-    def _make_place(self) -> None:
-        """Root may come first, with a command; the agent, whose state_dir it is, must get in later all the same."""
-        if not self._place.is_dir():
-            self.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._place.mkdir(mode=0o700, exist_ok=True)
-            durable.give(self._place, self.state_dir)
-            durable.sync_directory(self.state_dir)
 
     @contextmanager
     def _explained(self, action: str) -> Iterator[None]:

@@ -44,9 +44,7 @@ def settle(ledger: Ledger, host: Host, *, give_up: bool = False) -> list[Job]:
             end_orphans()
             return _end_all(ledger, host, recovering=False, give_up=give_up)
         ended = settle_locked(ledger, host, give_up=give_up)
-        recovered = recover_configured(host)
-        if recovered:
-            LOG.warning("an earlier restore had died in its swap: %s", recovered)
+        _recover_configured(host)
         return ended
 
 
@@ -71,10 +69,18 @@ def _end_all(ledger: Ledger, host: Host, *, recovering: bool, give_up: bool) -> 
     return ended
 
 
-def recover_configured(host: Host) -> str:
-    """Finish what a dead restore had begun in the configured datadir; says what that was."""
+def _recover_configured(host: Host) -> None:
+    """Finish what a dead restore had begun in the configured datadir; one that is not ours to touch stays."""
     datadir = host.database.datadir
-    return _cleared(host, datadir) if datadir is not None and os.path.isdir(datadir) else ""
+    if datadir is None or not os.path.isdir(datadir):
+        return
+    try:
+        found = _cleared(host, datadir)
+    except GuestagentError as error:
+        LOG.error("cannot look for an interrupted restore: %s", error)
+        return
+    if found:
+        LOG.warning("an earlier restore had died in its swap: %s", found)
 
 
 def _end(ledger: Ledger, host: Host, job: Job, found: str, *, ask: bool) -> Job:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from guestagent.catalog import Catalog
+from guestagent.datadir import durable
 from guestagent.engines import Connection
 from guestagent.errors import ConfigError, GuestagentError
 from guestagent.model import InstanceId
@@ -78,7 +79,7 @@ class Host:
         """A private directory for as long as a story needs it."""
         above = self.state_dir / "scratch"
         try:
-            above.mkdir(mode=0o700, parents=True, exist_ok=True)
+            durable.make_private(above, like=self.state_dir)
             path = Path(tempfile.mkdtemp(prefix="job-", dir=above))
         except OSError as error:
             raise unwritable(self.state_dir, error) from error

@@ -83,7 +83,7 @@ def _mark(host: Host, location: str) -> Path:
     _, _, wanted = split_location(location)
     path = _marks(host) / wanted
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        durable.make_private(path.parent, like=host.state_dir)
         durable.write(path, location.encode(), mode=_MODE, like=path.parent)
     except OSError as error:
         raise unwritable(host.state_dir, error) from error

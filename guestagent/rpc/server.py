@@ -12,7 +12,6 @@ from typing import Any
 from guestagent.errors import GuestagentError
 from guestagent.rpc.checks import one_line
 from guestagent.rpc.dispatch import Dispatcher
-from guestagent.rpc.secure import GuestSerializer
 from guestagent.rpc.wire import EXCHANGE, Alone, topic_of
 from guestagent.transport.oslo import messaging
 from guestagent.transport.server import QuietServer
@@ -34,7 +33,7 @@ class RpcServer:
         self._transport = transport
         self._topic = topic_of(instance)
         target = messaging.Target(exchange=exchange, topic=self._topic, server=instance)
-        dispatcher = Dispatcher(endpoints, GuestSerializer(key) if key else None)
+        dispatcher = Dispatcher(endpoints, _serializer(key))
         self._server = QuietServer(transport, target, dispatcher)
         self._alone = Alone("rpc server")
         self._given_up = False
@@ -91,3 +90,12 @@ def _explained(topic: str, error: Exception) -> GuestagentError:
     if isinstance(error, GuestagentError):
         return error
     return GuestagentError(f"cannot listen on {topic}: {error}", hint="look at transport_url, and at the broker's log")
+
+
+def _serializer(key: str) -> Any:
+    """What decrypts messages, if they are encrypted."""
+    if not key:
+        return None
+    from guestagent.rpc.secure import GuestSerializer  # noqa: PLC0415  (7 MB that few agents need)
+
+    return GuestSerializer(key)

@@ -20,6 +20,8 @@ QUIET = 60.0
 """Seconds without a failure after which the next one counts as the first."""
 SHORTEST = 0.5
 """To which part the distances that oslo.messaging is configured to are shortened at most, at each lost connection."""
+SLICE = 0.5
+"""Seconds after which a pause looks whether it is still wanted."""
 _DOUBLINGS = 8
 
 
@@ -80,8 +82,13 @@ def _spread(kind: Any) -> Any:
                 if recoverable_error_callback is not None:
                     recoverable_error_callback(error)
                 if self.purpose == common.PURPOSE_LISTEN:
-                    time.sleep(self._pauses.next())
+                    self._pause(self._pauses.next())
 
             return super().ensure(method, retry, failed, **options)
+
+        def _pause(self, seconds: float) -> None:
+            until = time.monotonic() + seconds
+            while not self._consume_loop_stopped and (left := until - time.monotonic()) > 0:
+                time.sleep(min(SLICE, left))
 
     return Spread

@@ -28,7 +28,10 @@ PATIENCE = 300
 
 @dataclass
 class Guest:
-    """``place`` holds configuration and state; ``settings`` are lines of further sections, such as [s3]."""
+    """``place`` holds configuration and state.
+
+    ``defaults`` and ``database`` are further lines of those sections, ``settings`` of further sections, such as [s3].
+    """
 
     name: str
     server: MariaDB
@@ -36,18 +39,24 @@ class Guest:
     url: str
     settings: str = ""
     database: str = ""
+    defaults: str = ""
     config: Path = field(init=False)
 
     def __post_init__(self) -> None:
         self.config = self.place / f"{self.name}.conf"
         self.config.write_text(
-            f"[DEFAULT]\nguest_id = {self.name}\nstate_dir = {self.place}/{self.name}-state\n"
+            f"[DEFAULT]\nguest_id = {self.name}\nstate_dir = {self.state}\n{self.defaults}"
             f"[database]\nsocket = {self.server.socket}\nuser = backup\npassword = {PASSWORD}\n"
             f"datadir = {self.server.datadir}\nos_user = {server_user()}\nstart_timeout = 30\n"
             f"start_command = {self.server.start_script()}\nstop_command = {self.server.stop_script()}\n{self.database}"
             f"[storage]\nurl = {self.url}\n{self.settings}"
         )
         self.config.chmod(0o600)
+
+    @property
+    def state(self) -> Path:
+        """The agent's state_dir."""
+        return self.place / f"{self.name}-state"
 
     def host(self) -> Host:
         """The parts that the configuration makes."""

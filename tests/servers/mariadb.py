@@ -66,12 +66,16 @@ def _template() -> Path:
     """A freshly installed datadir, made once a session and copied from then on."""
     place = make_workplace()
     atexit.register(shutil.rmtree, place, ignore_errors=True)
+    tmpdir = place / "tmp"  # not one that another server may use, as in MariaDB
+    tmpdir.mkdir()
+    give_to_server(tmpdir)
     done = subprocess.run(
         [
             "mariadb-install-db",
             "--no-defaults",
             f"--user={server_user()}",
             f"--datadir={place / 'data'}",
+            f"--tmpdir={tmpdir}",
             "--auth-root-authentication-method=normal",
             "--skip-test-db",
             "--innodb-log-file-size=8M",

@@ -30,7 +30,7 @@ import pytest
 
 from guestagent.catalog import Catalog
 from guestagent.cli import COMMANDS, main
-from guestagent.jobs import only_job
+from guestagent.jobs.lock import only_job
 from guestagent.manifest import Backup, Manifest, Parent, Segment, StreamFacts, digest
 from guestagent.model import Binlog, Checkpoints, Kind, Lsn, backup_id, instance_id
 from guestagent.storage import open_storage
@@ -344,7 +344,7 @@ def test_a_bug_is_told_in_one_line_and_shown_with_debug(desk: Desk, monkeypatch:
     def broken(*_: object, **__: object) -> None:
         raise KeyError("surprise")
 
-    monkeypatch.setattr("guestagent.cli.backup.doomed", broken)
+    monkeypatch.setattr("guestagent.cli.delete.doomed", broken)
     assert_one_line(desk.type("backup", "delete", NOBODY, "--dry-run"), 1, "KeyError: 'surprise'; this is a bug")
     done = desk.type("--debug", "backup", "delete", NOBODY, "--dry-run")
     assert done.status == 1
@@ -356,7 +356,7 @@ def test_an_error_of_many_lines_is_told_in_one(desk: Desk, monkeypatch: pytest.M
     def broken(*_: object, **__: object) -> None:
         raise OSError(5, "one\ntwo")
 
-    monkeypatch.setattr("guestagent.cli.backup.doomed", broken)
+    monkeypatch.setattr("guestagent.cli.delete.doomed", broken)
     assert_one_line(desk.type("backup", "delete", NOBODY, "--dry-run"), 1, "one two")
 
 

@@ -36,9 +36,12 @@ class Host:
             raise self.error
         return "10.11.19"
 
-    def remembered(self) -> list[Job]:
+    def all(self) -> list[Job]:
         self.looks += 1
         return self.jobs
+
+    def step(self, wanted: str) -> Step | None:
+        return self.steps.get(wanted)
 
 
 @pytest.fixture
@@ -58,8 +61,7 @@ def conductor(outbox: Outbox, host: Host) -> Conductor:
         "guest-1",
         ask=host.ask,
         stopped=lambda: host.stopped,
-        jobs=host.remembered,
-        step=host.steps.get,
+        records=host,
         used=lambda: host.used,
     )
 

@@ -61,7 +61,12 @@ def test_every_option_explains_itself() -> None:
 def test_secrets_are_marked_and_nothing_else_is() -> None:
     secret = {(group, option.dest) for group, found in config.list_opts() for option in found if option.secret}
 
-    assert secret == {("database", "password"), ("s3", "secret_access_key")}
+    assert secret == {
+        ("DEFAULT", "transport_url"),
+        ("DEFAULT", "instance_rpc_encr_key"),
+        ("database", "password"),
+        ("s3", "secret_access_key"),
+    }
 
 
 def test_secrets_do_not_reach_the_log_of_options(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

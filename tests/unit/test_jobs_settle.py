@@ -21,7 +21,7 @@ from guestagent.jobs import settle as room
 from guestagent.jobs.ledger import Ledger, is_interrupted
 from guestagent.jobs.lock import only_job
 from guestagent.jobs.record import Job, Kind, State, Step
-from guestagent.jobs.settle import recover_configured, settle, settle_locked
+from guestagent.jobs.settle import settle, settle_locked
 from guestagent.operations import sweep
 from guestagent.streams import orphans
 from tests.fakes.bench import BEFORE, INSTANCE, PATIENCE, Bench, data_in, write_tree
@@ -322,10 +322,18 @@ def test_a_restore_that_died_before_its_swap_has_changed_nothing(
     bench.check_no_child()
 
 
-def test_the_configured_datadir(bench: Bench) -> None:
-    assert recover_configured(bench.host()) == ""
-    assert recover_configured(bench.host(datadir=None)) == ""
-    assert recover_configured(bench.host(datadir=bench.top / "nowhere")) == ""
+def test_a_host_without_a_datadir_has_nothing_to_recover(bench: Bench, ledger: Ledger) -> None:
+    assert settle(ledger, bench.host(datadir=None)) == []
+    assert settle(ledger, bench.host(datadir=bench.top / "nowhere")) == []
+
+
+def test_a_datadir_that_is_not_ours_to_recover_keeps_nothing_else_from_being_settled(
+    bench: Bench, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    (bench.datadir / "#sql-guestagent").mkdir()
+    (bench.datadir / "#sql-guestagent" / "journal.json").write_text("spoilt")
+    assert settle(ledger, bench.host()) == []
+    assert "cannot look for an interrupted restore: " in caplog.text
 
 
 # Tools

@@ -228,12 +228,14 @@ def test_what_was_reached_is_noted_when_the_disk_has_room_again(day: Day, caplog
     assert day.ears.wait_for(job, COMPLETED).result == {"deleted": [job.id]}
 
 
-def test_a_job_that_cannot_begin_on_a_full_disk_fails_when_there_is_room(day: Day) -> None:
+def test_a_job_that_cannot_begin_on_a_full_disk_fails_when_there_is_room(
+    day: Day, caplog: pytest.LogCaptureFixture
+) -> None:
     work, job = day.worker(start=False), asked()
     work.submit(job)
     with full_disk():
         work.start()
-        assert eventually(lambda: work.running() is not None)
+        assert eventually(lambda: "No space left" in caplog.text)
     ended = day.ears.wait_for(job, FAILED)
     assert ended.failure is not None
     assert "No space left" in ended.failure.what

@@ -92,6 +92,14 @@ class Worker:
                 self._changed.notify_all()
         return record
 
+    def refuse(self, job: Job, error: GuestagentError) -> Job:
+        """Remember a request that is not accepted as a job that failed, where its sender cannot be answered."""
+        with self._changed:
+            self._ledger.accept(job)
+            record = self._ledger.fail(job.id, Failure.of(error), state=State.QUEUED)
+        self._guarded(self._tell_ends)
+        return record
+
     def cancel(self, wanted: str, reason: str) -> Job:
         """Stop a job that runs, or keep one from beginning; gives its record, raises NotFound."""
         with self._changed:

@@ -20,7 +20,7 @@ from guestagent.conductor import ORIGIN
 from guestagent.database import answers, connect
 from guestagent.errors import DatabaseError, GuestagentError, NotFound, Refused
 from guestagent.jobs.lock import only_job
-from guestagent.jobs.record import Kind, State
+from guestagent.jobs.record import Job, Kind, State
 from guestagent.model import InstanceId
 from guestagent.operations import service
 from guestagent.operations.host import Host
@@ -35,7 +35,7 @@ from guestagent.rpc.checks import (
     one_line,
     shown,
 )
-from guestagent.rpc.orders import Worker, backup_request, order, restore_request
+from guestagent.rpc.orders import Worker, backup_request, new_id, order, restore_request
 from guestagent.transport.oslo import expose, messaging
 
 LOG = logging.getLogger(__name__)
@@ -75,6 +75,13 @@ REFUSED: Final = {
 """What Trove may ask that touches backups or the server's life, and that is not done."""
 
 
+class RefusingWorker(Worker, Protocol):
+    """What this endpoint asks beside that: some of Trove's casts are answered by a job's end alone."""
+
+    def refuse(self, job: Job, error: GuestagentError) -> Job:
+        """Remember a request that is not accepted as a job that failed."""
+
+
 class OnRefused(Protocol):
     """Told of a backup that no job was made for."""
 
@@ -92,7 +99,7 @@ class Trove:
 
     def __init__(
         self,
-        worker: Worker,
+        worker: RefusingWorker,
         *,
         instance: InstanceId,
         host: Callable[[], Host],
@@ -134,9 +141,10 @@ class Trove:
             LOG.info("prepare names no backup: there is nothing to do")
             return
         backup = info.id("id")
-        location = places.location(info, "location", self._host())
-        request = restore_request(location, checksum=info.digest("checksum"), pristine=True, start=True)
-        self._submit(Kind.RESTORE, self._restore_id(backup, location), request, context)
+        with self._remembered(backup, context):
+            location = places.location(info, "location", self._host())
+            request = restore_request(location, checksum=info.digest("checksum"), pristine=True, start=True)
+            self._submit(Kind.RESTORE, self._restore_id(backup, location), request, context)
 
     @expose
     def backup_required_for_replication(self, context: _Context, /, **arguments: Any) -> bool:
@@ -215,6 +223,17 @@ class Trove:
             if state not in (State.FAILED, State.CANCELLED):
                 return found
             attempt += 1
+
+    @contextmanager
+    def _remembered(self, backup: str, context: _Context) -> Iterator[None]:
+        """Make a refusal a job that failed: heartbeats tell then that the instance is without its data."""
+        try:
+            yield
+        except GuestagentError as error:
+            refused = restore_request(backup, pristine=True, start=True)
+            job = order(Kind.RESTORE, new_id(), refused, origin=ORIGIN, notification=_notification(context))
+            self._worker.refuse(job, error)
+            raise
 
     def _check_instance(self, info: Arguments) -> None:
         named = info.maybe_text("instance_id", limit=LOCATION_LIMIT)

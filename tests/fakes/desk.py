@@ -6,8 +6,8 @@ import threading
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from guestagent.errors import Busy, NotFound, Refused
-from guestagent.jobs.record import Job, State, Step
+from guestagent.errors import Busy, GuestagentError, NotFound, Refused
+from guestagent.jobs.record import Failure, Job, State, Step
 
 
 class Desk:
@@ -35,6 +35,10 @@ class Desk:
                 raise Busy("this host is busy", hint="wait")
             self._jobs[job.id] = job
             return job
+
+    def refuse(self, job: Job, error: GuestagentError) -> Job:
+        self._jobs[job.id] = job.failed(datetime.now(UTC), Failure.of(error))
+        return self._jobs[job.id]
 
     def cancel(self, wanted: str, reason: str) -> Job:
         self.reasons.append(reason)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from guestagent.errors import Busy, GuestagentError, NotFound
+from guestagent.errors import Busy, GuestagentError, NotFound, Refused
 from guestagent.jobs import pause
 from guestagent.jobs import perform as performing
 from guestagent.jobs.ledger import Ledger
@@ -239,6 +239,15 @@ def test_a_job_that_cannot_begin_on_a_full_disk_fails_when_there_is_room(
     ended = day.ears.wait_for(job, FAILED)
     assert ended.failure is not None
     assert "No space left" in ended.failure.what
+
+
+def test_a_request_that_is_refused_can_be_remembered_as_a_job_that_failed(day: Day) -> None:
+    work, job = day.worker(), asked()
+    record = work.refuse(job, Refused("not here", hint="there"))
+    assert (record.state, str(record.failure)) == (FAILED, "not here; there")
+    assert day.ears.wait_for(job, FAILED) == record
+    assert work.get(job.id).told
+    assert work.submit(job) == work.get(job.id)
 
 
 def test_a_stop_on_a_full_disk_ends(day: Day) -> None:

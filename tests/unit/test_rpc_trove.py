@@ -12,7 +12,7 @@ import pytest
 
 from guestagent.errors import Busy, DatabaseError, NotFound, Refused, ToolError, UsageError
 from guestagent.jobs.lock import only_job
-from guestagent.jobs.record import Kind
+from guestagent.jobs.record import Kind, State
 from guestagent.rpc import trove as module
 from guestagent.rpc.trove import REFUSED
 from tests.fakes.backups import number
@@ -195,6 +195,8 @@ def test_a_wrong_restore_is_refused_by_field(agent: Agent, wrong: dict[str, Any]
         call(agent, "prepare", backup_info=good | wrong)
     assert field in caught.value.what
     assert agent.desk.submitted == 0
+    remembered = [(job.kind, job.state, job.failure and job.failure.what) for job in agent.desk.all()]
+    assert remembered == ([] if "id" in wrong else [(Kind.RESTORE, State.FAILED, caught.value.what)])
 
 
 # What is answered

@@ -21,6 +21,7 @@ from tests.servers.agent import Agent
 from tests.servers.guest import Guest
 
 DIED = "the process that ran it died"
+SETTINGS = "[stream]\nsegment_size = 1M\nlevel = 1\nno_progress_limit = 60\n"
 SMALL_DATA = """
 CREATE DATABASE d; USE d;
 CREATE TABLE t (id INT PRIMARY KEY AUTO_INCREMENT, v LONGBLOB) ENGINE=InnoDB;
@@ -109,6 +110,13 @@ def wait_for_record(agent: Agent, job_id: str, phase: str) -> None:
 
 
 # -- what must hold afterwards
+
+
+def settled(agent: Agent, job_id: str) -> Job:
+    """Start a killed agent anew, with nothing in its way; gives what it then says of a job."""
+    agent.environment = {}
+    agent.start()
+    return agent.wait_until_told(job_id)
 
 
 def assert_idle(guest: Guest, *failed: str) -> None:

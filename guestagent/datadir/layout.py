@@ -44,7 +44,8 @@ PRIVATE = 0o700
 
 _HIDDEN = frozenset({OURS, "lost+found"})
 _README = "README"
-_WORTHLESS = frozenset({_README, BLOCKER, *(name + durable.FRESH for name in (_README, JOURNAL, BLOCKER))})
+_HALF_WRITTEN = frozenset(name + durable.FRESH for name in (_README, JOURNAL, BLOCKER))
+_WORTHLESS = frozenset({_README, BLOCKER, *_HALF_WRITTEN})
 _README_MODE = 0o640
 _README_TEXT = b"""\
 This directory belongs to guestagent, which restores backups into the directory above.
@@ -96,10 +97,13 @@ def tidy(datadir: Path) -> None:
 
 
 def sweep(datadir: Path) -> bool:
-    """Delete what is marked for it, and strays without what they strayed into; then tidy.
+    """Delete what is marked for it, strays without what they strayed into, and files that were half written; then tidy.
 
-    Says whether anything was deleted.  Not for use while a swap is half done.
+    Says whether anything was deleted but such files.  Not for use while a swap is half done.
     """
+    for path in named(datadir, ""):
+        if path.name in _HALF_WRITTEN:
+            path.unlink()
     trash = named(datadir, TRASH) + [path for path in named(datadir, KEPT) if _is_orphan(path)]
     for path in trash:
         durable.remove_tree(path)

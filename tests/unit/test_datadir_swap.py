@@ -69,6 +69,15 @@ def test_the_old_can_be_forgotten(tmp_path: Path) -> None:
     assert swap.kept(scene.datadir) == []
 
 
+def test_what_was_half_written_goes_although_old_data_is_kept(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, OLD, NEW)
+    kept = swapped(scene)
+    for name in (layout.JOURNAL, layout.BLOCKER, "README"):
+        (scene.ours / f"{name}.new").write_text("half of")
+    assert swap.recover(scene.datadir) is None
+    assert {path.name for path in scene.ours.iterdir()} == {"README", kept.name}
+
+
 @pytest.mark.parametrize("case", REPLACING)
 def test_the_old_can_be_put_back(case: str, tmp_path: Path) -> None:
     scene = Scene(tmp_path, *CASES[case])

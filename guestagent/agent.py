@@ -13,8 +13,9 @@ from oslo_config import cfg
 from guestagent import config
 from guestagent.catalog import Catalog, split_location
 from guestagent.engines import Connection
-from guestagent.errors import ConfigError, UsageError
+from guestagent.errors import ConfigError, NotFound, UsageError
 from guestagent.jobs.ledger import Ledger
+from guestagent.keys import KeyRing, KeySettings, KmsSettings, open_keys
 from guestagent.model import InstanceId, instance_id
 from guestagent.operations.host import DatabaseSettings, Host, RestoreSettings, StreamSettings
 from guestagent.storage import S3Settings, open_storage
@@ -22,11 +23,14 @@ from guestagent.storage import S3Settings, open_storage
 if TYPE_CHECKING:
     from guestagent.rpc.client import AgentClient
 
-__all__ = ["Served", "build", "client", "for_library", "ledger", "load", "reload", "served"]
+__all__ = ["Served", "broker", "build", "client", "for_library", "ledger", "load", "reload", "served"]
 
 load = config.load
 reload = config.reload
 for_library = config.for_library
+
+BROKER_PATIENCE = 10
+"""Seconds for an agent to answer that is only asked whether it does."""
 
 
 @dataclass(frozen=True)
@@ -53,15 +57,16 @@ def build(conf: cfg.ConfigOpts, *, location: str = "") -> Host:
     if not url:
         raise ConfigError("no store is configured", hint="set [storage] url, or OS_STORAGE__URL in the environment")
     instance = _instance(conf.guest_id)
-    s3 = _s3(conf)
+    s3, keys = _s3(conf), _keys(conf)
     return Host(
         instance=instance,
-        catalog=Catalog(url, instance=instance, open_storage=lambda root: open_storage(root, s3=s3)),
+        catalog=Catalog(url, instance=instance, open_storage=lambda root: open_storage(root, s3=s3), keys=keys),
         state_dir=_state_dir(conf.state_dir),
         database=_database(conf),
         stream=_stream(conf),
         restore=_restore(conf),
         verify_uploads=conf.storage.verify,
+        keys=keys,
     )
 
 
@@ -103,6 +108,22 @@ def client(conf: cfg.ConfigOpts, instance: InstanceId, *, timeout: float, transp
     )
 
 
+def broker(conf: cfg.ConfigOpts) -> str:
+    """What was found of the broker that is configured, empty where none is; raises GuestagentError.
+
+    It is asked for this instance's own agent: whether that listens or not, the broker knows then.
+    """
+    instance = _instance(conf.guest_id)
+    if instance is None or _transport_url(conf).startswith("local:"):
+        return ""
+    try:
+        with client(conf, instance, timeout=BROKER_PATIENCE) as agent:
+            agent.ping()
+    except NotFound:
+        return f"the broker is reached; no agent of {instance} listens"
+    return f"the agent of {instance} answers through the broker"
+
+
 def _transport_url(conf: cfg.ConfigOpts) -> str:
     url: str = conf.transport_url
     if not url:
@@ -132,12 +153,31 @@ def _s3(conf: cfg.ConfigOpts) -> S3Settings:
         "secret_access_key",
         "addressing_style",
         "ca_bundle",
+        "client_cert",
+        "client_key",
         "request_checksum_calculation",
         "max_attempts",
         "connect_timeout",
         "read_timeout",
     )
     return S3Settings(**{name: conf.s3[name] for name in names})
+
+
+def _keys(conf: cfg.ConfigOpts) -> KeyRing:
+    wanted = conf.encryption
+    settings = KeySettings(
+        key_file=Path(wanted.key_file) if wanted.key_file else None,
+        old_key_files=tuple(Path(path) for path in wanted.old_key_files),
+        kms=wanted.key,
+        old_kms=tuple(wanted.old_keys),
+        access=KmsSettings(
+            endpoint_url=wanted.kms_endpoint_url,
+            access_key_id=wanted.kms_access_key_id,
+            secret_access_key=wanted.kms_secret_access_key,
+            ca_bundle=wanted.kms_ca_bundle,
+        ),
+    )
+    return open_keys(settings)
 
 
 def _database(conf: cfg.ConfigOpts) -> DatabaseSettings:

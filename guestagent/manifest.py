@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from guestagent.errors import Corrupt, UsageError
+from guestagent.document import check_size, finite, no_number, once
+from guestagent.errors import Corrupt, UsageError, one_line, printable
 from guestagent.model import (
     MAX_LSN,
     BackupId,
@@ -33,13 +34,19 @@ FORMAT = 1
 
 MAX_MANIFEST = 256 << 20
 MAX_SEGMENTS = 1_000_000
+MAX_FILES = 4_000_000
+MAX_TEXT = 1 << 20
+"""Characters of one text."""
 MAX_SEGMENT_SIZE = 256 << 20
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 """Halves of characters, as Python reads them from bytes that are not UTF-8; no Unicode text has them."""
 _SEAL = "digest"
+_MAC = "mac"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _ABSENT = object()
+_MOST_VALUES = 6 * MAX_SEGMENTS
+"""As document.check_size counts them: five a segment, and some more."""
 T = TypeVar("T")
 
 
@@ -63,6 +70,14 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Encryption:
+    """How a backup is encrypted: the cipher, and what of the manifest only a holder of the key can read (Base64)."""
+
+    cipher: str
+    sealed: str
+
+
+@dataclass(frozen=True)
 class StreamFacts:
     """How the segments, joined, are to be read.
 
@@ -81,6 +96,8 @@ class Manifest:
     """What a backup is.  Written last and once; a backup exists if and only if it does.
 
     Times are UTC.  ``unknown`` keeps the keys that this version does not know, other than those of segments.
+    ``mac`` proves, where the backup is encrypted, that a holder of its key wrote what ``core`` is the digest of;
+    ``as_read`` is that digest of the bytes that were read.
     """
 
     id: BackupId
@@ -97,12 +114,14 @@ class Manifest:
     lsn: Checkpoints
     binlog: Binlog | None
     compression: str
-    encryption: None
+    encryption: Encryption | None
     stream: StreamFacts
     started: datetime
     finished: datetime
     segments: tuple[Segment, ...]
     unknown: Mapping[str, Any] = field(default_factory=dict)
+    mac: str | None = None
+    as_read: str = field(default="", compare=False, repr=False)
 
     @property
     def raw_size(self) -> int:
@@ -116,7 +135,15 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """Canonical JSON: sorted keys, no blanks, UTF-8, no floats; U+FFFD for what is not Unicode."""
-        return sealed(_merged(self.unknown, self._document()))
+        return sealed(self._whole())
+
+    def core(self) -> str:
+        """SHA-256 of the canonical JSON without ``digest`` and ``mac``."""
+        return _core(self._whole())
+
+    def _whole(self) -> dict[str, Any]:
+        proof = {} if self.mac is None else {_MAC: self.mac}
+        return _merged(self.unknown, self._document() | proof)
 
     def _document(self) -> dict[str, Any]:
         return {
@@ -133,7 +160,7 @@ class Manifest:
             "lsn": {"from": self.lsn.begin, "to": self.lsn.end, "last": self.lsn.last},
             "binlog": None if self.binlog is None else vars(self.binlog),
             "compression": self.compression,
-            "encryption": self.encryption,
+            "encryption": None if self.encryption is None else vars(self.encryption),
             "stream": vars(self.stream),
             "sizes": {"raw": self.raw_size, "stored": self.stored_size},
             "started": timestamp(self.started),
@@ -148,7 +175,7 @@ class Manifest:
         manifest = _parsed(document)
         if document[_SEAL] != _seal(document):
             raise Corrupt("manifest: its digest does not fit: it was damaged")
-        return manifest
+        return manifest if manifest.encryption is None else replace(manifest, as_read=_core(document))
 
 
 @dataclass(frozen=True)
@@ -158,6 +185,10 @@ class Backup:
     manifest: Manifest
     location: str
     checksum: str
+    data_key: bytes = field(default=b"", repr=False, compare=False)
+    """What it is encrypted with, where that is and we may know it."""
+    locked_by: str = ""
+    """The id of the key that it takes to read it, where that is not here."""
 
     @property
     def id(self) -> BackupId:
@@ -174,11 +205,11 @@ class Backup:
         binlog = manifest.binlog
         return {
             "created": timestamp(manifest.started)[:19] + "Z",
-            "description": manifest.description,
+            "description": one_line(manifest.description),
             "id": manifest.id,
             "instance_id": manifest.instance_id,
             "locationRef": self.location,
-            "name": manifest.name,
+            "name": one_line(manifest.name),
             "parent_id": manifest.parent.id if manifest.parent else None,
             "size": round(manifest.stored_size / 2**30, 4),
             "status": "COMPLETED",
@@ -191,8 +222,8 @@ class Backup:
             "to_lsn": manifest.lsn.end,
             "stored_size": manifest.stored_size,
             "raw_size": manifest.raw_size,
-            "binlog": f"{binlog.file}:{binlog.position}" if binlog else None,
-            "gtid": binlog.gtid if binlog else None,
+            "binlog": one_line(f"{binlog.file}:{binlog.position}") if binlog else None,
+            "gtid": printable(binlog.gtid) if binlog else None,
             "duration": round((manifest.finished - manifest.started).total_seconds(), 1),
             "note": None,
         }
@@ -214,6 +245,10 @@ def sealed(document: Mapping[str, Any]) -> bytes:
 
 def _seal(document: Mapping[str, Any]) -> str:
     return digest(_canonical({key: value for key, value in document.items() if key != _SEAL}))
+
+
+def _core(document: Mapping[str, Any]) -> str:
+    return digest(_canonical({key: value for key, value in document.items() if key not in (_SEAL, _MAC)}))
 
 
 def _canonical(document: Mapping[str, Any]) -> bytes:
@@ -267,6 +302,8 @@ class _Reader:
     def text(self, key: str) -> str:
         """A text that can be shown and written again."""
         value = self.take(key, str)
+        if len(value) > MAX_TEXT:
+            raise Corrupt(f"{self._where}: {key} has more than {MAX_TEXT} characters")
         if _SURROGATE.search(value):
             raise Corrupt(f"{self._where}: {key} is not Unicode text")
         return value
@@ -320,19 +357,15 @@ def _load(data: bytes) -> Any:
     if len(data) > MAX_MANIFEST:
         raise Corrupt(f"manifest of {len(data)} bytes is larger than any that this version writes")
     try:
-        return json.loads(data.decode(), object_pairs_hook=_object, parse_constant=_no_number)
+        check_size(data, _MOST_VALUES)
+        return json.loads(
+            data.decode(),
+            object_pairs_hook=once,
+            parse_constant=no_number,
+            parse_float=finite,
+        )
     except (ValueError, RecursionError) as error:
         raise Corrupt(f"manifest is not JSON: {error}") from error
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(found := dict(pairs)) < len(pairs):
-        raise ValueError("an object has a key twice")
-    return found
-
-
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no number")
 
 
 def _parsed(document: Any) -> Manifest:
@@ -355,14 +388,16 @@ def _parsed(document: Any) -> Manifest:
         lsn=Checkpoints(begin=Lsn(lsn.number("from")), end=Lsn(lsn.number("to")), last=Lsn(lsn.number("last"))),
         binlog=top.optional("binlog", lambda key: _binlog(top.below(key))),
         compression=top.one_of("compression", "zstd", "none"),
-        encryption=None,
+        encryption=top.optional("encryption", lambda key: _encryption(top.below(key))),
         stream=_stream(top.below("stream"), last=len(segments) - 1),
         started=top.moment("started"),
         finished=top.moment("finished"),
         segments=segments,
     )
     _check_agrees(manifest, top.below("sizes"))
-    return replace(manifest, unknown=_beyond(document, manifest._document() | {_SEAL: top.sha256(_SEAL)}))
+    mac = None if manifest.encryption is None else top.sha256(_MAC)
+    known = manifest._document() | {_SEAL: top.sha256(_SEAL)} | ({} if mac is None else {_MAC: mac})
+    return replace(manifest, unknown=_beyond(document, known), mac=mac)
 
 
 def _version(text: str) -> str:
@@ -374,8 +409,10 @@ def _check_readable(top: _Reader) -> None:
     found = top.number("format")
     if found != FORMAT:
         raise Corrupt(f"manifest of format {found}, and this version reads {FORMAT}", hint="use a newer guestagent")
-    if top.optional("encryption", top.below) is not None:
-        raise Corrupt("manifest of an encrypted backup, and this version reads none", hint="use a newer guestagent")
+
+
+def _encryption(found: _Reader) -> Encryption:
+    return Encryption(cipher=found.one_of("cipher", "AES-256-GCM"), sealed=found.text("sealed"))
 
 
 def _parent(found: _Reader) -> Parent:
@@ -389,7 +426,7 @@ def _binlog(found: _Reader) -> Binlog:
 def _stream(found: _Reader, *, last: int) -> StreamFacts:
     return StreamFacts(
         format=found.one_of("format", "mbstream", "xbstream"),
-        files=found.number("files"),
+        files=found.number("files", most=MAX_FILES),
         ordered_from=found.optional("ordered_from", lambda key: found.number(key, most=last)),
     )
 

@@ -218,7 +218,9 @@ S3 = _reloaded(
         ],
         help="Where requests carry the bucket's name.",
     ),
-    cfg.StrOpt("ca_bundle", default="", help="File of CA certificates (PEM) to trust. Empty: the system's own."),
+    cfg.StrOpt("ca_bundle", default="", help="File of CA certificates (PEM) to trust. Empty: those of boto3."),
+    cfg.StrOpt("client_cert", default="", help="Certificate (PEM) to show to a store that asks for one."),
+    cfg.StrOpt("client_key", default="", help="Private key (PEM) of client_cert. Empty: it is in the same file."),
     cfg.StrOpt(
         "request_checksum_calculation",
         default="when_supported",
@@ -272,6 +274,45 @@ STREAM = _reloaded(
         default=600,
         min=0,
         help="Seconds without a byte after which a backup or a restore is given up. 0: never.",
+    ),
+)
+
+ENCRYPTION = _reloaded(
+    cfg.StrOpt(
+        "key_file",
+        default="",
+        help="File of the key that every new backup is encrypted with, as `guestagent key generate` makes it: 32 "
+        "random bytes in Base64, for the eyes of the agent's user alone. Empty, and no key either: new backups are "
+        "not encrypted. Without the key nobody can restore: keep a copy away from this host and from the store.",
+    ),
+    cfg.ListOpt(
+        "old_key_files",
+        default=[],
+        help="Files of keys that older backups are encrypted with, separated by commas. `guestagent key list` tells "
+        "which of them are still in use.",
+    ),
+    cfg.StrOpt(
+        "key",
+        default="",
+        help="A key in AWS KMS, instead of key_file: kms://KEY?region=REGION, where KEY is an id, an ARN or an alias "
+        "such as alias/backups. Never the key itself.",
+    ),
+    cfg.ListOpt(
+        "old_keys",
+        default=[],
+        help="Keys in KMS that older backups are encrypted with, separated by commas.",
+    ),
+    cfg.StrOpt("kms_endpoint_url", default="", help="URL of KMS. Empty: Amazon's for the region."),
+    cfg.StrOpt(
+        "kms_access_key_id",
+        default="",
+        help="Access key for KMS. Empty: boto3's own chain of environment, ~/.aws and instance role.",
+    ),
+    cfg.StrOpt("kms_secret_access_key", default="", secret=True, help="Secret that belongs to kms_access_key_id."),
+    cfg.StrOpt(
+        "kms_ca_bundle",
+        default="",
+        help="File of CA certificates (PEM) to trust for KMS. Empty: the system's own.",
     ),
 )
 
@@ -349,6 +390,7 @@ GROUPS: Mapping[str, tuple[cfg.Opt, ...]] = {
     "storage": STORAGE,
     "s3": S3,
     "stream": STREAM,
+    "encryption": ENCRYPTION,
     "restore": RESTORE,
     "jobs": JOBS,
     "conductor": CONDUCTOR,

@@ -123,6 +123,7 @@ def test_every_kind_of_work_is_asked_for(client: AgentClient, agent: Agent) -> N
         "pristine": False,
         "start": False,
         "datadir": None,
+        "accept_unencrypted": None,
     }
     assert asked[3]["request"] == {"backup_id": str(number(1)), "cascade": True}
 
@@ -299,6 +300,7 @@ def test_trove_casts_a_restore_twice_and_gets_it_once(
         "pristine": True,
         "start": True,
         "datadir": None,
+        "accept_unencrypted": None,
     }
     assert job.notification == CONTEXT["trove_notification"]
     assert (

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -11,8 +12,9 @@ from cliff.lister import Lister
 
 from guestagent.cli.backup import Rows
 from guestagent.cli.door import Door
+from guestagent.cli.program import MESSAGING
 from guestagent.errors import GuestagentError
-from guestagent.operations.doctor import doctor
+from guestagent.operations.doctor import Finding, doctor
 
 YES = "yes"
 
@@ -36,10 +38,23 @@ def _yes_or_no(value: Any) -> Any:
 
 
 class Doctor(Judging):
-    """Check server, grants, tool, datadir, store and disk, and say what to do about what is wrong."""
+    """Check server, grants, tool, datadir, store, disk and broker, and say what to do about what is wrong."""
 
     def take_action(self, parsed_args: argparse.Namespace) -> Rows:
         """Check."""
         host = self.host()
         with host.catalog:
-            return self.judged([asdict(finding) for finding in doctor(host)])
+            findings = doctor(host)
+        return self.judged([asdict(finding) for finding in (*findings, *self._of_broker())])
+
+    def _of_broker(self) -> Iterator[Finding]:
+        if not self.options.debug:
+            for name in MESSAGING:
+                logging.getLogger(name).setLevel(logging.CRITICAL)
+        try:
+            found = self.broker()
+        except GuestagentError as error:
+            yield Finding("broker", False, error.what, error.hint)
+            return
+        if found:
+            yield Finding("broker", True, found)

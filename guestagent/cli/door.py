@@ -93,6 +93,10 @@ class Door(Command):
         """This host's parts, from the configuration files that were named."""
         return agent.build(self._conf, location=location)
 
+    def broker(self) -> str:
+        """What was found of the broker, empty where none is configured."""
+        return agent.broker(self._conf)
+
     def ledger(self) -> Ledger:
         """The records of this host's jobs."""
         return agent.ledger(self._conf)

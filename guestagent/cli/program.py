@@ -24,7 +24,11 @@ import guestagent
 from guestagent.cli.told import STATUSES, one_line_errors, tell
 from guestagent.errors import Cancelled, GuestagentError, UsageError
 
+TELLTALE = ("boto3", "botocore", "s3transfer")
+"""The libraries whose debug logs hold secrets: session tokens in headers, data keys in the answers of KMS."""
 CHATTY = ("boto3", "botocore", "urllib3", "s3transfer", "stevedore", "cliff", "asyncio", "oslo_config")
+MESSAGING = ("amqp", "kombu", "oslo", "oslo_messaging", "oslo.messaging")
+"""Those that tell of every attempt to connect; the one line in which a command fails says it all."""
 
 BROKEN_PIPE = 141
 """What a shell makes of a process that SIGPIPE ended: whoever read our output has had enough of it."""
@@ -50,7 +54,7 @@ class Program(App):
     DESCRIPTION: ClassVar[str] = ""
     COMMANDS: ClassVar[Mapping[str, str]] = {}
     """Where each command's class is; only the one that is typed gets imported."""
-    HUSHED: ClassVar[Mapping[str, int]] = dict.fromkeys(CHATTY, logging.WARNING)
+    HUSHED: ClassVar[Mapping[str, int]] = dict.fromkeys(CHATTY, logging.WARNING) | {"urllib3.connection": logging.ERROR}
     """The libraries that chatter, and from which level on they are heard without --debug."""
 
     def __init__(self) -> None:
@@ -81,7 +85,8 @@ class Program(App):
         except OSError as error:
             self.parser.error(f"cannot write to --log-file {self.options.log_file}: {error.strerror}")
         for name, level in self.HUSHED.items():
-            logging.getLogger(name).setLevel(logging.DEBUG if self.options.debug else level)
+            loudest = logging.INFO if name in TELLTALE else logging.DEBUG
+            logging.getLogger(name).setLevel(loudest if self.options.debug else level)
 
     def initialize_app(self, argv: list[str]) -> None:
         """Without a command there is help, on stderr since nobody asked for it; never cliff's interactive mode."""

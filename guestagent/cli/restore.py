@@ -12,8 +12,10 @@ from cliff.columns import FormattableColumn
 from guestagent.cli.backup import Row
 from guestagent.cli.door import Single
 from guestagent.cli.work import do
+from guestagent.errors import UsageError
 from guestagent.jobs.record import Kind
 from guestagent.jobs.story import restore_request
+from guestagent.model import backup_id
 from guestagent.operations.plan import make_plan
 
 PLANNED = (
@@ -68,6 +70,12 @@ class Restore(Single):
             action=argparse.BooleanOptionalAction,
             help="start the restored server and ask it (default: if one ran there before)",
         )
+        parser.add_argument(
+            "--accept-unencrypted",
+            metavar="BACKUP_ID",
+            type=_id,
+            help="restore that very backup although it is not encrypted and others of its instance are",
+        )
         return parser
 
     def columns(self, parsed_args: argparse.Namespace) -> Sequence[str]:
@@ -81,6 +89,7 @@ class Restore(Single):
             "datadir": str(parsed_args.datadir) if parsed_args.datadir else None,
             "replace": parsed_args.replace,
             "start": parsed_args.start,
+            "accept_unencrypted": parsed_args.accept_unencrypted,
         }
         host = self.host(location=parsed_args.source)
         if parsed_args.plan:
@@ -94,6 +103,13 @@ class Restore(Single):
 def _row(names: Sequence[str], properties: dict[str, Any]) -> Row:
     values = (properties[name] for name in names)
     return names, [Several(value) if isinstance(value, list) else value for value in values]
+
+
+def _id(text: str) -> str:
+    try:
+        return backup_id(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(error.what) from error
 
 
 def _absolute(text: str) -> Path:

@@ -3,7 +3,8 @@
 The request of each kind, as JSON values:
 
 - backup: ``name``, ``description``, ``parent`` (a backup's id, ``latest`` or null) and ``parent_checksum``
-- restore: ``source`` (a backup's id or location), ``checksum``, ``datadir``, ``replace``, ``pristine`` and ``start``
+- restore: ``source`` (a backup's id or location), ``checksum``, ``datadir``, ``replace``, ``pristine``,
+  ``start`` and ``accept_unencrypted``
 - verify: ``backup_id``
 - delete: ``backup_id`` and ``cascade``
 
@@ -16,6 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from guestagent.errors import one_line
 from guestagent.jobs.record import Job, Kind
 from guestagent.manifest import Backup
 from guestagent.model import backup_id
@@ -44,6 +46,7 @@ def restore_request(request: Mapping[str, Any]) -> RestoreRequest:
         start=request.get("start"),
         checksum=request.get("checksum"),
         pristine=bool(request.get("pristine")),
+        accept_unencrypted=request.get("accept_unencrypted"),
     )
 
 
@@ -71,7 +74,7 @@ def _verified(link: Backup) -> Outcome:
     manifest = link.manifest
     return {
         "id": link.id,
-        "name": manifest.name,
+        "name": one_line(manifest.name),
         "type": manifest.kind.value,
         "segments": len(manifest.segments),
         "stored_size": manifest.stored_size,

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from guestagent.datadir import incarnation
+from guestagent.database import with_defaults
+from guestagent.datadir import durable, incarnation
 from guestagent.engines import DumpFacts, DumpRequest
-from guestagent.errors import ChainBroken, NotFound, ToolError
-from guestagent.manifest import Backup, Manifest
+from guestagent.errors import ChainBroken, Corrupt, NotFound, ToolError
+from guestagent.manifest import MAX_TEXT, Backup, Manifest
 from guestagent.model import BackupId, Kind, Version
 from guestagent.operations.host import Host, unwritable, workers
 from guestagent.operations.preflight import Preflight, check_inside, preflight
@@ -20,7 +21,8 @@ from guestagent.operations.verify import verify_uploads
 from guestagent.progress import Watch
 from guestagent.streams.codec import encoder
 from guestagent.streams.process import Child
-from guestagent.streams.segments import Stored, store
+from guestagent.streams.seal import Seal
+from guestagent.streams.segments import Stored, plain, store
 
 COPIED = (".ibd", ".frm", ".MYD", ".MYI", ".MAD", ".MAI", ".CSV")
 """What a full backup's size is estimated from."""
@@ -54,19 +56,21 @@ def backup(host: Host, request: BackupRequest, watch: Watch) -> Backup:
         parent_checksum=request.parent_checksum,
     )
     with host.scratch() as scratch, unfinished(host, host.catalog.location(instance, request.id)):
-        stored, facts = _dump(host, request, ready, scratch=scratch, watch=watch)
+        data_key = host.catalog.new_data_key(instance, request.id)
+        stored, facts = _dump(host, request, ready, scratch=scratch, watch=watch, data_key=data_key)
         manifest = _manifest(host, request, ready, stored=stored, facts=facts, started=started)
-        return _publish(host, manifest, ready, watch)
+        return _publish(host, manifest, ready, watch, data_key=data_key)
 
 
 def _dump(
-    host: Host, request: BackupRequest, ready: Preflight, *, scratch: Path, watch: Watch
+    host: Host, request: BackupRequest, ready: Preflight, *, scratch: Path, watch: Watch, data_key: bytes
 ) -> tuple[Stored, DumpFacts]:
     """Run the tool and store its stream; gives what was stored and what the tool says of it."""
     wanted = _dump_request(host, ready, scratch)
     instance = ready.incarnation.instance_id
     watch.phase("dump", total=None if ready.parent else _estimate(ready.server.datadir))
-    with Child(ready.engine.dump_argv(wanted), stream=True) as child:
+    hidden = (with_defaults(host.database.connection).password,)
+    with Child(ready.engine.dump_argv(wanted), stream=True, hidden=hidden) as child:
         stored = store(
             _source(child, ready, watch),
             dialect=ready.engine.stream_format,
@@ -75,6 +79,7 @@ def _dump(
             put=lambda index, body, sha256: host.catalog.put_segment(instance, request.id, index, body, sha256),
             workers=workers(host.stream.workers),
             watch=watch,
+            close=Seal(data_key, request.id).close if data_key else plain,
         )
     facts = ready.engine.facts(read_texts(wanted.facts_dir))
     _check_facts(facts, ready)
@@ -163,7 +168,7 @@ def _manifest(
     )
 
 
-def _publish(host: Host, manifest: Manifest, ready: Preflight, watch: Watch) -> Backup:
+def _publish(host: Host, manifest: Manifest, ready: Preflight, watch: Watch, *, data_key: bytes) -> Backup:
     """Prove what lies in the store, then make it a backup by writing its manifest.
 
     The datadir learns of the backup after the dump, so that no older snapshot of its disk knows it, and before
@@ -173,12 +178,12 @@ def _publish(host: Host, manifest: Manifest, ready: Preflight, watch: Watch) -> 
     watch.phase("publish", total=manifest.stored_size if host.verify_uploads == "bytes" else None)
     host.catalog.check_stored(manifest)
     if host.verify_uploads == "bytes":
-        verify_uploads(host, manifest, watch)
+        verify_uploads(host, manifest, watch, data_key=data_key)
     if ready.parent is not None:
         _check_still_there(host, ready.parent)
     watch.check()
     incarnation.write(ready.server.datadir, ready.incarnation.with_backup(manifest.id))
-    return host.catalog.publish(manifest)
+    return host.catalog.publish(manifest, data_key=data_key)
 
 
 def _check_still_there(host: Host, parent: Backup) -> None:
@@ -191,12 +196,17 @@ def _check_still_there(host: Host, parent: Backup) -> None:
 
 
 def read_texts(directory: Path) -> dict[str, str]:
-    """The small text files that a tool left in a directory, by name."""
-    return {
-        path.name: path.read_text(encoding="utf-8", errors="replace")
-        for path in directory.iterdir()
-        if path.is_file() and path.name.endswith(("_checkpoints", "_info"))
-    }
+    """The small text files that a tool left in a directory, or a stream brought there, by name; raises Corrupt."""
+    names = (path for path in directory.iterdir() if path.name.endswith(("_checkpoints", "_info")))
+    return {path.name: small_text(path) for path in names if path.is_file() and not path.is_symlink()}
+
+
+def small_text(path: Path) -> str:
+    """What a small text file of a tool says; raises Corrupt for one that is not small."""
+    data = durable.read_small(path, most=MAX_TEXT)
+    if len(data) > MAX_TEXT:
+        raise Corrupt(f"{path} has more than {MAX_TEXT} bytes")
+    return data.decode(errors="replace")
 
 
 def _estimate(datadir: Path) -> int:

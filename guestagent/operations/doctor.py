@@ -10,7 +10,7 @@ from pathlib import Path
 from guestagent.database import connect
 from guestagent.datadir import incarnation
 from guestagent.datadir.durable import explained
-from guestagent.errors import GuestagentError
+from guestagent.errors import Corrupt, GuestagentError
 from guestagent.model import ServerFacts
 from guestagent.operations.host import Host
 from guestagent.operations.preflight import (
@@ -21,6 +21,9 @@ from guestagent.operations.preflight import (
     check_tool,
     pick_engine,
 )
+
+KEY_SIZE = 32
+"""Bytes of a data key, and so of the probe that a key must wrap and open."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ def doctor(host: Host) -> list[Finding]:
         reached,
         *(_of_server(host, server) if server else ()),
         _checked("store", lambda: _store(host)),
+        _checked("key", lambda: _key(host)),
     ]
 
 
@@ -103,6 +107,18 @@ def _disk(datadir: Path) -> str:
     with explained(f"look at {datadir}"):
         state = os.statvfs(datadir)
     return f"{state.f_bavail * state.f_frsize} bytes free where the datadir is"
+
+
+def _key(host: Host) -> str:
+    """Whether new backups can be encrypted, and opened again."""
+    key = host.keys.current
+    if key is None:
+        return "none is configured: new backups are not encrypted"
+    probe, context = os.urandom(KEY_SIZE), {"purpose": "guestagent doctor"}
+    if key.unwrap(key.wrap(probe, context), context) != probe:
+        raise Corrupt(f"key {key.id} does not give back what it wrapped", hint="use another key")
+    others = len(host.keys.old)
+    return f"new backups are encrypted with {key.id}" + (f", {others} old keys are at hand" if others else "")
 
 
 def _store(host: Host) -> str:

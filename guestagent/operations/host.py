@@ -7,13 +7,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from guestagent.catalog import Catalog
 from guestagent.datadir import durable
 from guestagent.engines import Connection
 from guestagent.errors import ConfigError, GuestagentError
+from guestagent.keys import KeyRing
 from guestagent.model import InstanceId
 
 MAX_WORKERS = 4
@@ -67,6 +68,7 @@ class Host:
     stream: StreamSettings = StreamSettings()
     restore: RestoreSettings = RestoreSettings()
     verify_uploads: str = "sizes"
+    keys: KeyRing = field(default_factory=KeyRing)
 
     def require_instance(self) -> InstanceId:
         """The instance's id; raises ConfigError where none is set."""

@@ -29,6 +29,7 @@ class RestoreRequest:
     ``datadir`` None means the configured one.  ``start`` None means: if a server ran there before.
     ``replace`` lets it take the place of data, ``pristine`` only of such as no user has put there.
     ``checksum`` is the SHA-256 of the manifest that must be the one found, if that is known.
+    ``accept_unencrypted`` is the id of a backup that may be restored although anybody may have written it.
     """
 
     source: str
@@ -37,6 +38,7 @@ class RestoreRequest:
     start: bool | None = None
     checksum: str | None = None
     pristine: bool = False
+    accept_unencrypted: str | None = None
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,13 @@ def make_plan(host: Host, request: RestoreRequest) -> Plan:
         os_user=host.database.os_user,
         against=(),
     )
-    against = [*_against_tool(plan), *_against_target(plan, request), *_against_space(plan), *_against_owner(plan)]
+    against = [
+        *_against_forgery(host, plan, request),
+        *_against_tool(plan),
+        *_against_target(plan, request),
+        *_against_space(plan),
+        *_against_owner(plan),
+    ]
     return replace(plan, against=(*against, *_against_start(host, plan)))
 
 
@@ -154,6 +162,24 @@ def _target(host: Host, request: RestoreRequest) -> Path:
     if target is None:
         raise ConfigError("no datadir to restore into", hint="give --datadir, or set [database] datadir")
     return target
+
+
+def _against_forgery(host: Host, plan: Plan, request: RestoreRequest) -> list[GuestagentError]:
+    """Where backups are encrypted, a manifest that is not may be anybody's who can write to the store.
+
+    The newest link decides: it proves those below it by their checksums.
+    """
+    tip = plan.chain.tip
+    if tip.manifest.encryption is not None or request.accept_unencrypted == tip.id or request.checksum:
+        return []
+    if not host.catalog.encrypts(tip):
+        return []
+    return [
+        Refused(
+            f"backup {tip.id} is not encrypted, and others of {tip.manifest.instance_id} are",
+            hint=f"if you know where it comes from, give --accept-unencrypted {tip.id}",
+        )
+    ]
 
 
 def _against_tool(plan: Plan) -> list[GuestagentError]:

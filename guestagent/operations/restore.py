@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,11 +21,13 @@ from guestagent.datadir.durable import explained, remove_tree
 from guestagent.datadir.place import make_durable, own
 from guestagent.datadir.staging import Staging, clear, half_swapped, open_staging
 from guestagent.engines import PrepareRequest
-from guestagent.errors import Cancelled, DatabaseError, GuestagentError, ToolError
+from guestagent.engines.argv_for import OPTION_FILE
+from guestagent.engines.optionfile import check_backed_up
+from guestagent.errors import Cancelled, Corrupt, DatabaseError, GuestagentError, ToolError, one_line
 from guestagent.manifest import Backup
 from guestagent.model import BackupId, InstanceId
 from guestagent.operations import service
-from guestagent.operations.backup import check_confirmed, read_texts
+from guestagent.operations.backup import check_confirmed, read_texts, small_text
 from guestagent.operations.host import Host, workers
 from guestagent.operations.plan import Plan, RestoreRequest, look_again, make_plan, target_of
 from guestagent.operations.verify import incoming_of
@@ -54,7 +56,7 @@ class Restored:
         """What users see of it."""
         return {
             "backup_id": self.backup.id,
-            "name": self.backup.manifest.name,
+            "name": one_line(self.backup.manifest.name),
             "links": len(self.links),
             "datadir": str(self.datadir),
             "started": self.server is not None,
@@ -156,6 +158,7 @@ def _build(host: Host, plan: Plan, staging: Staging, links: Sequence[Path], watc
 
 def _prepare(host: Host, plan: Plan, link: Backup, *, base: Path, directory: Path, watch: Watch) -> None:
     """Prepare the base, or apply one link to it and drop what is left of the link."""
+    _check_options(link, {base, directory})
     request = PrepareRequest(
         base=base,
         incremental=None if directory == base else directory,
@@ -171,6 +174,16 @@ def _prepare(host: Host, plan: Plan, link: Backup, *, base: Path, directory: Pat
     if directory != base:
         with explained(f"clear {directory}"):
             remove_tree(directory)
+
+
+def _check_options(link: Backup, directories: Iterable[Path]) -> None:
+    """The tool is about to obey the options that came with the backup."""
+    for directory in directories:
+        if (found := directory / OPTION_FILE).is_file():
+            try:
+                check_backed_up(small_text(found), directory)
+            except Corrupt as error:
+                raise Corrupt(f"{link.location}: {error.what}", hint=error.hint) from error
 
 
 def _seal(host: Host, plan: Plan, base: Path, watch: Watch) -> None:

@@ -2,7 +2,8 @@
 
 A backup is marked in state_dir, by its location, before its first object is
 stored, and again before it is deleted.  A mark that is still there, while
-nothing else runs on this host, is of one that died or failed.
+nothing else runs on this host, is of one that died or failed.  One whose data
+may be read and not deleted is reported once, and then left alone.
 """
 
 from __future__ import annotations
@@ -15,13 +16,18 @@ from pathlib import Path
 
 from guestagent.catalog import split_location
 from guestagent.datadir import durable
-from guestagent.errors import GuestagentError
+from guestagent.errors import GuestagentError, Refused, StorageDenied
 from guestagent.model import BackupId
 from guestagent.operations.host import Host, unwritable
 
 LOG = logging.getLogger(__name__)
 
 _MODE = 0o600
+DENIED = ".denied"
+"""The end of a mark's name whose data nobody tries to delete any more."""
+
+
+_LATER = "data at %s stays until the next sweep: %s"
 
 
 @contextmanager
@@ -49,7 +55,7 @@ def sweep_own(host: Host) -> list[BackupId]:
     for mark in sorted(_marks(host).glob("*")):
         if mark.suffix == durable.FRESH:  # died before it marked anything
             _unmark(mark)
-        elif _swept(host, mark):
+        elif mark.suffix != DENIED and _swept(host, mark):
             swept.append(BackupId(mark.name))
     return swept
 
@@ -72,10 +78,29 @@ def _discarded(host: Host, location: str) -> bool:
     LOG.info("removing what lies without a manifest at %s", location)
     try:
         host.catalog.discard(location)
+    except Refused:  # a delete that came to nothing
+        LOG.info("%s is whole, and stays", location)
+        return False
+    except StorageDenied as error:
+        _denied(host, location, error)
+        return False
     except GuestagentError as error:
-        LOG.warning("data at %s stays until the next sweep: %s", location, error)
+        LOG.warning(_LATER, location, error)
         return False
     return True
+
+
+def _denied(host: Host, location: str, error: StorageDenied) -> None:
+    """Leave alone what we may read and not delete; who may not even read may have stale credentials."""
+    mark = _marks(host) / split_location(location)[2]
+    aside = mark.with_name(mark.name + DENIED)
+    try:
+        host.catalog.exists(location)
+        mark.rename(aside)
+    except (GuestagentError, OSError):
+        LOG.warning(_LATER, location, error)
+    else:
+        LOG.warning("data at %s is not ours to delete, and not tried again: %s; then remove %s", location, error, aside)
 
 
 def _mark(host: Host, location: str) -> Path:

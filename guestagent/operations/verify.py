@@ -10,7 +10,8 @@ from guestagent.model import BackupId
 from guestagent.operations.host import Host, workers
 from guestagent.progress import Watch
 from guestagent.streams.extract import Extraction
-from guestagent.streams.segments import Arrivals, Incoming, Proof, Sink, Stored
+from guestagent.streams.seal import Seal
+from guestagent.streams.segments import Arrivals, Incoming, Proof, Sink, Stored, plain
 
 
 def verify(host: Host, wanted: BackupId, watch: Watch) -> Chain:
@@ -21,9 +22,10 @@ def verify(host: Host, wanted: BackupId, watch: Watch) -> Chain:
     return chain
 
 
-def verify_uploads(host: Host, manifest: Manifest, watch: Watch) -> None:
+def verify_uploads(host: Host, manifest: Manifest, watch: Watch, *, data_key: bytes = b"") -> None:
     """Read back what has just been stored, before its manifest makes it a backup."""
-    unpublished = Backup(manifest, host.catalog.location(manifest.instance_id, manifest.id), checksum="")
+    location = host.catalog.location(manifest.instance_id, manifest.id)
+    unpublished = Backup(manifest, location, checksum="", data_key=data_key)
     _prove(host, [unpublished], watch)
 
 
@@ -43,4 +45,5 @@ def incoming_of(host: Host, link: Backup, sink: Sink | Extraction) -> Incoming:
         fetch=lambda segment: host.catalog.fetch(link, segment),
         sink=sink,
         label=f"backup {link.id}",
+        open=Seal(link.data_key, link.id).open if link.data_key else plain,
     )

@@ -13,9 +13,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from guestagent import errors
-from guestagent.errors import GuestagentError, NotFound, Stalled, UsageError
+from guestagent.errors import GuestagentError, NotFound, Stalled, UsageError, one_line
 from guestagent.manifest import timestamp
-from guestagent.rpc.checks import one_line
 from guestagent.rpc.orders import Shown, new_id
 from guestagent.rpc.ours import JOBS, NAMESPACE, VERSION
 from guestagent.rpc.secure import GuestSerializer
@@ -102,10 +101,13 @@ class AgentClient:
         id: str | None = None,
         replace: bool = False,
         start: bool | None = None,
+        accept_unencrypted: str | None = None,
         deadline: datetime | None = None,
     ) -> Shown:
         """Ask for a restore of a backup's id or location; gives the job."""
-        return self._order("restore", id, deadline, source=source, replace=replace, start=start)
+        # Older agents do not know the last one, and refuse what they do not know.
+        asked = {"accept_unencrypted": accept_unencrypted} if accept_unencrypted else {}
+        return self._order("restore", id, deadline, source=source, replace=replace, start=start, **asked)
 
     def verify(self, backup_id: str, *, id: str | None = None, deadline: datetime | None = None) -> Shown:
         """Ask for a look at every byte of a backup; gives the job."""

@@ -66,7 +66,13 @@ def backup_request(name: str, description: str, *, parent: str | None, checksum:
 
 
 def restore_request(
-    source: str, *, checksum: str | None = None, replace: bool = False, pristine: bool = False, start: bool | None
+    source: str,
+    *,
+    checksum: str | None = None,
+    replace: bool = False,
+    pristine: bool = False,
+    start: bool | None,
+    accept_unencrypted: str | None = None,
 ) -> Shown:
     """What a job of kind RESTORE is asked."""
     return {
@@ -76,6 +82,7 @@ def restore_request(
         "pristine": pristine,
         "start": start,
         "datadir": None,
+        "accept_unencrypted": accept_unencrypted,
     }
 
 

@@ -54,12 +54,13 @@ class Ours:
 
     @expose
     def restore(self, context: _Context, /, **arguments: Any) -> Shown:
-        """Bring a backup back: source (an id or a location), id, replace, start, deadline."""
+        """Bring a backup back: source (id or location), id, replace, start, accept_unencrypted (an id), deadline."""
         given = Arguments("restore", arguments)
         request = restore_request(
             places.source(given, "source", self._host()),
             replace=given.flag("replace", default=False),
             start=given.maybe_flag("start"),
+            accept_unencrypted=given.maybe_id("accept_unencrypted"),
         )
         return self._submit(Kind.RESTORE, given, request)
 

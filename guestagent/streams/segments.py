@@ -24,8 +24,16 @@ from guestagent.streams.split import RawSegment, Splitter
 Put = Callable[[int, bytes, str], None]
 """Stores a segment's bytes under its index, given their SHA-256."""
 
+Cipher = Callable[[int, bool, bytes], bytes]
+"""Encrypts or decrypts a segment's bytes, given its index and whether it is the last one."""
+
 Source = Callable[[memoryview, Callable[[], bool]], int]
 """As split.Read, and told by its second argument when to give up waiting."""
+
+
+def plain(index: int, last: bool, data: bytes) -> bytes:
+    """The cipher of what is not encrypted."""
+    return data
 
 
 @dataclass(frozen=True)
@@ -45,8 +53,9 @@ def store(
     put: Put,
     workers: int,
     watch: Watch,
+    close: Cipher = plain,
 ) -> Stored:
-    """Cut, check, encode and put a dump's stream; returns once every segment is stored.
+    """Cut, check, encode, encrypt (``close``) and put a dump's stream; returns once every segment is stored.
 
     Raises the first failure: the dump's, a worker's or the watch's.
     """
@@ -60,12 +69,12 @@ def store(
     def work(_: Buffer, raw: RawSegment) -> None:
         for _chunk in whole_chunks(raw.view, dialect=dialect):
             pass  # walking them checks their CRCs, here where it runs in parallel
-        stored = encode(raw.view)
+        stored = close(raw.index, raw.last, encode(raw.view))
         sha256 = digest(stored)
         put(raw.index, stored, sha256)
         segments.append(Segment(raw.index, len(raw.view), len(stored), sha256))
 
-    splitter = Splitter(read, dialect=dialect, segment_size=segment_size)
+    splitter = Splitter(read, dialect=dialect, segment_size=segment_size, tells_last=close is not plain)
     crew = Crew(workers, workspace=splitter.buffer, take=splitter.take, work=work)
     with crew:
         crew.wait(watch)
@@ -107,8 +116,8 @@ class Proof:
 class Incoming:
     """One link's stream on its way into ``sink``.
 
-    ``fetch`` gives a segment's stored bytes, proven to be the manifest's; ``label`` names the
-    link in errors.
+    ``fetch`` gives a segment's stored bytes, proven to be the manifest's; ``open`` decrypts them;
+    ``label`` names the link in errors.
     """
 
     stored: Stored
@@ -116,6 +125,7 @@ class Incoming:
     fetch: Callable[[Segment], bytes]
     sink: Sink
     label: str
+    open: Cipher = plain
     _left: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -211,7 +221,8 @@ class Arrivals:
     def _apply(self, link: Incoming, segment: Segment, stored: bytes, space: _Space) -> None:
         view = space.raw.view[: segment.raw_size]
         try:
-            decode(stored, link.compression, view)
+            last = segment.index == len(link.stored.segments) - 1
+            decode(link.open(segment.index, last, stored), link.compression, view)
             link.sink.apply(view, space.bounce, ordered=link.is_ordered(segment))
         except Corrupt as error:
             raise Corrupt(f"segment {segment.index} of {link.label}: {error.what}", hint=error.hint) from error

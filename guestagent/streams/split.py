@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from guestagent.errors import Corrupt, Refused
-from guestagent.manifest import MAX_SEGMENTS
+from guestagent.manifest import MAX_FILES, MAX_SEGMENTS
 from guestagent.streams import chunks
 from guestagent.streams.chunks import LONGEST_CHUNK, Chunk, Incomplete, file_end, read_chunk, shown
 from guestagent.streams.codec import Buffer
@@ -25,25 +25,30 @@ Read = Callable[[memoryview], int]
 
 @dataclass(frozen=True)
 class RawSegment:
-    """A segment that is not yet stored: whole chunks in the worker's own buffer."""
+    """A segment that is not yet stored: whole chunks in the worker's own buffer; ``last`` as the splitter tells it."""
 
     index: int
     view: memoryview
+    last: bool
 
 
 class Splitter:
     """Cuts what ``read`` gives into segments of ``segment_size`` bytes and the rest of a chunk.
 
+    Only with ``tells_last`` is a segment's ``last`` true where the stream ends with it; it costs waiting for the
+    first byte of the next one.
     ``files`` counts the files that ended, and ``ordered_from`` is the first segment that
     renames, removes or rewrites what came before.
     """
 
-    def __init__(self, read: Read, *, dialect: str, segment_size: int) -> None:
+    def __init__(self, read: Read, *, dialect: str, segment_size: int, tells_last: bool = False) -> None:
         self._read = read
+        self._tells_last = tells_last
         self._dialect = dialect
         self._size = segment_size
         self._carry = b""
         self._index = 0
+        self._over = False
         self._files = _Files()
         self.ordered_from: int | None = None
 
@@ -54,18 +59,24 @@ class Splitter:
 
     def buffer(self) -> Buffer:
         """A buffer that any segment of this stream fits into."""
-        return Buffer(self._size + LONGEST_CHUNK + LOOK_AHEAD)
+        return Buffer(self._size + LONGEST_CHUNK + LOOK_AHEAD + 1)
 
     def take(self, buffer: Buffer) -> RawSegment | None:
         """The next segment, in ``buffer``; None after the last.  Raises Corrupt, and whatever ``read`` raises."""
+        if self._over:
+            self._files.check_end()
+            return None
         cut, filled = self._fill(buffer.view)
+        if self._tells_last:
+            filled = self._read_upto(buffer.view, cut + 1, filled)
+            self._over = filled == cut
         self._carry = bytes(buffer.view[cut:filled])
         if not cut:
             self._files.check_end()
             return None
         if self._index == MAX_SEGMENTS:
             raise Refused(f"the stream has more than {MAX_SEGMENTS} segments", hint="make segments larger")
-        segment = RawSegment(self._index, buffer.view[:cut])
+        segment = RawSegment(self._index, buffer.view[:cut], last=self._over)
         self._index += 1
         return segment
 
@@ -138,6 +149,8 @@ class _Files:
             del self._open[chunk.path]
             self._done.add(chunk.path)
             self.ended += 1
+            if self.ended > MAX_FILES:
+                raise Refused(f"the stream has more than {MAX_FILES} files", hint="drop tables")
         else:
             self._grow(chunk, file_end(view, chunk))
 

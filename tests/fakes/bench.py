@@ -24,6 +24,7 @@ import pytest
 from guestagent.catalog import Catalog
 from guestagent.datadir import incarnation
 from guestagent.engines import Connection
+from guestagent.keys import KeyRing
 from guestagent.manifest import Backup
 from guestagent.model import BackupId, InstanceId, backup_id
 from guestagent.operations import doctor, plan, preflight, service
@@ -157,6 +158,7 @@ class Bench:
         self.server = Server(top / "server", self.datadir, datastore=datastore)
         self.wrap: Callable[[Storage], Storage] = lambda inner: inner
         self.instance: InstanceId | None = INSTANCE
+        self.keys: KeyRing | None = None
         self._hosts: list[Host] = []
         patch.setenv("PATH", os.pathsep.join([str(FAKES), os.path.dirname(sys.executable), os.environ["PATH"]]))
         patch.setattr(os, "fsync", lambda _: None)  # whether we sync has tests of its own
@@ -220,6 +222,7 @@ class Bench:
             f"file://{self.store}",
             instance=instance or self.instance,
             open_storage=lambda root: self.wrap(open_storage(root)),
+            keys=self.keys,
         )
 
     def close(self) -> None:
@@ -251,7 +254,8 @@ class Bench:
     def restore(self, source: Backup | str, *, watch: Watch | None = None, **options: Any) -> Restored:
         """Restore; ``datadir``, ``replace`` and ``start`` are the request's, other keywords are as in ``host``."""
         wanted = source.id if isinstance(source, Backup) else source
-        mine = {name: options.pop(name) for name in ("datadir", "replace", "start") if name in options}
+        known = ("datadir", "replace", "start", "checksum", "accept_unencrypted")
+        mine = {name: options.pop(name) for name in known if name in options}
         return restore(self.host(**options), RestoreRequest(wanted, **mine), watch or Watch())
 
     def told_by_another(self, story: str) -> subprocess.Popen[bytes]:

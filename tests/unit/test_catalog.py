@@ -295,20 +295,11 @@ def test_the_manifest_of_another_backup_or_instance_is_refused_and_named(scene: 
             scene.catalog.get(first.id)
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "why"),
-    [
-        (b'"format":1', b'"format":2', "format 2, .*; use a newer guestagent"),
-        (b'"encryption":null', b'"encryption":{"key":"k"}', "encrypted backup.*; use a newer guestagent"),
-    ],
-)
-def test_a_manifest_of_a_newer_format_or_of_an_encrypted_backup_is_refused(
-    scene: Scene, old: bytes, new: bytes, why: str
-) -> None:
+def test_a_manifest_of_a_newer_format_is_refused(scene: Scene) -> None:
     stored = store(scene.catalog, manifest(1))
     path = scene.folder(stored) / "manifest.json"
-    path.write_bytes(path.read_bytes().replace(old, new))
-    with pytest.raises(Corrupt, match=f"{stored.location}/manifest.json: .*{why}"):
+    path.write_bytes(path.read_bytes().replace(b'"format":1', b'"format":2'))
+    with pytest.raises(Corrupt, match=f"{stored.location}/manifest.json: .*format 2, .*; use a newer guestagent"):
         scene.catalog.get(stored.id)
 
 

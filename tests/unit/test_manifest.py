@@ -210,8 +210,12 @@ def test_another_format_is_told_before_anything_else_is_looked_at() -> None:
     assert refusal({"format": 2}).startswith("manifest of format 2")
 
 
-def test_an_encrypted_backup_is_refused() -> None:
-    assert refusal(changed(("encryption",), {"cipher": "aes"})).startswith("manifest of an encrypted backup")
+def test_a_cipher_that_is_not_known_is_refused() -> None:
+    assert refusal(changed(("encryption",), {"cipher": "aes"})).startswith("manifest: encryption: cipher is 'aes'")
+
+
+def test_an_encrypted_backup_without_a_mac_is_refused() -> None:
+    assert refusal(changed(("encryption",), {"cipher": "AES-256-GCM", "sealed": "x"})) == "manifest: mac is missing"
 
 
 # Keys that are wrong

@@ -110,14 +110,18 @@ def test_a_store_that_fails_after_the_manifest_was_deleted(bench: Bench, links: 
     assert {name.split("/")[1] for name in bench.objects()} == {*ids(links[:2])}
 
 
-def test_a_store_that_does_not_delete_the_manifest(bench: Bench, links: list[Backup]) -> None:
+def test_a_store_that_does_not_delete_the_manifest(
+    bench: Bench, links: list[Backup], caplog: pytest.LogCaptureFixture
+) -> None:
     before = bench.objects()
     bench.wrap = lambda inner: Refuses(inner, "delete", suffix="manifest.json")
     with pytest.raises(StorageError, match="503 slow down"):
         delete(bench.host(), links[2].id, Watch())
     bench.wrap = lambda inner: inner
+    assert not [line for line in caplog.messages if "stays until" in line]
     assert sweep_own(bench.host()) == []
     assert bench.objects() == before
+    assert not list((bench.state / "unfinished").iterdir())
 
 
 def test_a_delete_that_is_killed_is_ended_by_the_next_one(bench: Bench, links: list[Backup]) -> None:

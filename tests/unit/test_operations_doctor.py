@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from guestagent.datadir import incarnation
+from guestagent.keys import KeyRing, KeySettings
+from guestagent.keys.file import generate
 from guestagent.model import InstanceId
 from guestagent.operations.doctor import Finding, doctor
 from tests.fakes.bench import INSTANCE, SECRET, Bench
 from tests.fakes.stores import Refuses
 
-ALL = ["instance", "state", "server", "engine", "grants", "tool", "datadir", "lineage", "disk", "store"]
+ALL = ["instance", "state", "server", "engine", "grants", "tool", "datadir", "lineage", "disk", "store", "key"]
 
 
 def findings(bench: Bench) -> dict[str, Finding]:
@@ -44,6 +46,7 @@ def test_a_host_on_which_all_is_well(bench: Bench) -> None:
         "datadir": f"{bench.datadir} is readable",
         "lineage": "no backup of this server yet: the next one must be a full",
         "store": f"file://{bench.store}: put, get, list and delete work",
+        "key": "none is configured: new backups are not encrypted",
     }
 
 
@@ -58,7 +61,7 @@ def test_the_lineage_of_a_server_that_was_restored(bench: Bench) -> None:
 
 def test_a_server_that_is_down_keeps_no_other_check_from_being_made(bench: Bench) -> None:
     bench.server.halt()
-    assert list(findings(bench)) == ["instance", "state", "server", "store"]
+    assert list(findings(bench)) == ["instance", "state", "server", "store", "key"]
     assert wrong(bench) == {"server": "cannot reach the server; "}
 
 
@@ -66,7 +69,7 @@ def test_an_engine_that_does_not_fit_the_server(mysql: Bench) -> None:
     found = {finding.check: finding for finding in doctor(mysql.host(engine="mariabackup"))}
     assert not found["engine"].ok
     assert found["engine"].remedy == "set engine = auto"
-    assert list(found) == ["instance", "state", "server", "engine", "store"]
+    assert list(found) == ["instance", "state", "server", "engine", "store", "key"]
 
 
 def no_grants(bench: Bench) -> None:
@@ -129,3 +132,39 @@ def test_a_host_without_an_id(bench: Bench) -> None:
     assert found["instance"] == "guest_id is not set; set it under [DEFAULT] to the id of this instance"
     bench.instance = INSTANCE
     assert wrong(bench) == {}
+
+
+class Forgetful:
+    """A key that opens something, but not what it wrapped."""
+
+    id = "file:0"
+
+    def wrap(self, data_key: bytes, context: object) -> bytes:
+        return data_key
+
+    def unwrap(self, wrapped: bytes, context: object) -> bytes:
+        return bytes(len(wrapped))
+
+
+class Ring(KeyRing):
+    current = Forgetful()
+
+
+def test_keys_are_tried(bench: Bench) -> None:
+    new, old = bench.top / "new.key", bench.top / "old.key"
+    identity = generate(new)
+    generate(old)
+    found = {one.check: one for one in doctor(bench.host(keys=KeyRing(KeySettings(key_file=new))))}["key"]
+    assert (found.ok, found.detail) == (True, f"new backups are encrypted with {identity}")
+    settings = KeySettings(key_file=new, old_key_files=(old,))
+    found = {one.check: one for one in doctor(bench.host(keys=KeyRing(settings)))}["key"]
+    assert found.detail.endswith(f"{identity}, 1 old keys are at hand")
+    new.chmod(0o644)
+    found = {one.check: one for one in doctor(bench.host(keys=KeyRing(settings)))}["key"]
+    assert not found.ok
+    assert found.remedy.startswith(f"chmod 600 {new}")
+
+
+def test_a_key_that_does_not_open_what_it_wraps(bench: Bench) -> None:
+    found = {one.check: one for one in doctor(bench.host(keys=Ring()))}["key"]
+    assert (found.ok, found.detail) == (False, "key file:0 does not give back what it wrapped")

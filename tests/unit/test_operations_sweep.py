@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from guestagent.errors import GuestagentError, StorageError
+from guestagent.errors import GuestagentError, StorageDenied, StorageError
 from guestagent.manifest import digest
 from guestagent.model import BackupId, InstanceId
-from guestagent.operations.sweep import sweep_own, unfinished
+from guestagent.operations.sweep import DENIED, sweep_own, unfinished
 from guestagent.progress import Watch
 from tests.fakes.backups import GUEST, content, manifest, number, store
 from tests.fakes.bench import PATIENCE, SECRET, Bench, new_id
-from tests.fakes.stores import Refuses
+from tests.fakes.stores import Acts, Refuses, Through
 
 
 def half(bench: Bench, wanted: BackupId, *, instance: InstanceId = GUEST, otherwise: Exception | None = None) -> str:
@@ -68,6 +68,51 @@ def test_the_failure_is_what_is_raised_although_nothing_can_be_removed(
     bench.wrap = lambda inner: inner
     assert sweep_own(bench.host()) == [number(1)]
     assert bench.objects() == {}
+
+
+def test_what_may_be_read_and_not_deleted_is_reported_once_and_left_alone(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    for index in (1, 2):
+        mark(bench, number(index), half(bench, number(index)))
+    tried: list[str] = []
+    no = StorageDenied("no")
+    bench.wrap = lambda inner: Acts(Refuses(inner, "delete", error=no), lambda _, key: tried.append(key))
+    assert sweep_own(bench.host()) == []
+    aside = bench.state / "unfinished" / f"{number(1)}{DENIED}"
+    assert f"/{number(1)} is not ours to delete, and not tried again: no; then remove {aside}" in caplog.text
+    assert aside.exists()
+    assert tried
+    tried.clear()
+    caplog.clear()
+    mark(bench, number(3), half(bench, number(3)))
+    assert sweep_own(bench.host()) == []
+    assert not [key for key in tried if number(3) not in key]
+    assert number(1) not in caplog.text
+    bench.wrap = lambda inner: inner
+    for path in (bench.state / "unfinished").iterdir():
+        path.rename(path.with_suffix(""))
+    assert set(sweep_own(bench.host())) == {number(1), number(2), number(3)}
+    assert bench.objects() == {}
+
+
+def test_credentials_that_may_not_even_read_may_be_stale_and_are_tried_again(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    location = half(bench, number(1))
+    bench.wrap = Stale
+    with pytest.raises(ZeroDivisionError), unfinished(bench.host(), location):
+        raise ZeroDivisionError
+    assert f"data at {location} stays until the next sweep: expired" in caplog.text
+    bench.wrap = lambda inner: inner
+    assert sweep_own(bench.host()) == [number(1)]
+
+
+class Stale(Through):
+    """Denies whatever is asked."""
+
+    def size(self, key: str) -> int:
+        raise StorageDenied("expired")
 
 
 def test_a_mark_whose_backup_has_a_manifest_goes_and_the_backup_stays(bench: Bench) -> None:

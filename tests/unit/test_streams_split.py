@@ -116,7 +116,7 @@ def test_nothing_is_waited_for_that_a_segment_does_not_need(cut: int) -> None:
 
 
 def test_the_largest_chunk_fits_behind_an_almost_full_segment() -> None:
-    path = b"/".join([b"x" * 127] * 32)
+    path = b"/".join([b"x" * 240] * 17)
     stream = wire.end(b"a") + wire.file(path, bytes(chunks.MAX_PAYLOAD), size=chunks.MAX_PAYLOAD)
     cut = Cut(stream, size=len(wire.end(b"a")) + 1)
 

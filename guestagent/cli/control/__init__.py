@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import ClassVar
 
-from guestagent.cli.program import Program, run
+from guestagent.cli.program import MESSAGING, Program, run
 
 COMMANDS: Mapping[str, str] = {
     "backup-create": "guestagent.cli.control.work:BackupCreate",
@@ -35,9 +35,6 @@ COMMANDS: Mapping[str, str] = {
 TIMEOUT = 60.0
 DEADLINE = 3600.0
 
-# They tell of every attempt to connect; the one line in which a command fails says it all.
-_HUSHED = ("amqp", "kombu", "oslo", "oslo_messaging", "oslo.messaging", "stevedore")
-
 
 class ControlApp(Program):
     """The ``guestagent-ctl`` command."""
@@ -46,7 +43,10 @@ class ControlApp(Program):
     LOG = logging.getLogger(NAME)
     DESCRIPTION = "Asks the agents on database hosts for backups and restores, over RPC."
     COMMANDS = COMMANDS
-    HUSHED: ClassVar[Mapping[str, int]] = {**Program.HUSHED, **dict.fromkeys(_HUSHED, logging.CRITICAL)}
+    HUSHED: ClassVar[Mapping[str, int]] = {
+        **Program.HUSHED,
+        **dict.fromkeys((*MESSAGING, "stevedore"), logging.CRITICAL),
+    }
 
     def build_option_parser(self, description: str | None, version: str | None, argparse_kwargs=None):  # type: ignore[no-untyped-def]
         """The options that stand before the command."""

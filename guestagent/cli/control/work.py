@@ -96,13 +96,24 @@ class Restore(Starting):
             action=argparse.BooleanOptionalAction,
             help="start the restored server and ask it (default: if one ran there before)",
         )
+        parser.add_argument(
+            "--accept-unencrypted",
+            metavar="BACKUP_ID",
+            help="restore that very backup although it is not encrypted and others of its instance are",
+        )
         return parser
 
     def send(self, client: AgentClient, parsed_args: argparse.Namespace, **common: Any) -> Properties:
         """Ask for it."""
         source = parsed_args.source
         wanted = source if "://" in source else backup_id(source)
-        return client.restore(wanted, replace=parsed_args.replace, start=parsed_args.start, **common)
+        return client.restore(
+            wanted,
+            replace=parsed_args.replace,
+            start=parsed_args.start,
+            accept_unencrypted=parsed_args.accept_unencrypted,
+            **common,
+        )
 
 
 class JobShow(Waiting):

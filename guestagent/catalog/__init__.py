@@ -1,8 +1,8 @@
 """Which bytes in a store count as a backup: key layout, publish, get, list, chain, delete.
 
 A backup exists if and only if its manifest does.  Below a store's URL lie
-``<instance_id>/<backup_id>/data/00000000`` ... and ``.../manifest.json``; the
-URL of ``<instance_id>/<backup_id>`` is the backup's location.
+``<instance_id>/<backup_id>/data/00000000`` ..., ``.../manifest.json`` and, where it is encrypted,
+``.../key.json``; the URL of ``<instance_id>/<backup_id>`` is the backup's location.
 """
 
 from __future__ import annotations
@@ -10,12 +10,24 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
+from guestagent.catalog.layout import (
+    DATA,
+    MANIFEST,
+    folder,
+    is_backup_id,
+    is_instance_id,
+    key_key,
+    manifest_key,
+    segment_key,
+    split_location,
+)
 from guestagent.chain import MAX_LINKS, Chain
 from guestagent.errors import (
     ChainBroken,
+    ConfigError,
     Corrupt,
     NotFound,
     ObjectExists,
@@ -25,14 +37,16 @@ from guestagent.errors import (
     StorageError,
     UsageError,
 )
+from guestagent.keys import KeyRing, KeySource
 from guestagent.manifest import MAX_MANIFEST, Backup, Manifest, Parent, Segment, digest
 from guestagent.model import BackupId, InstanceId, backup_id, instance_id
 from guestagent.storage import Storage
+from guestagent.streams.seal import HIDDEN, Seal, new_data_key
+from guestagent.wrapped import MAX_SIZE, WrappedKey, context
+
+__all__ = ["Catalog", "Orphan", "split_location"]
 
 LOG = logging.getLogger(__name__)
-
-MANIFEST = "manifest.json"
-DATA = "data"
 
 Open = Callable[[str], Storage]
 """Opens the store of a URL; the catalog keeps it and closes it."""
@@ -51,10 +65,13 @@ class Orphan:
 class Catalog:
     """The backups below one store's URL, seen by one instance (None: by nobody in particular)."""
 
-    def __init__(self, url: str, *, instance: InstanceId | None, open_storage: Open) -> None:
+    def __init__(
+        self, url: str, *, instance: InstanceId | None, open_storage: Open, keys: KeyRing | None = None
+    ) -> None:
         self._url = url.rstrip("/")
         self._instance = instance
         self._open = open_storage
+        self._keys = keys or KeyRing()
         self._stores: dict[str, Storage] = {}
 
     def __enter__(self) -> Catalog:
@@ -94,7 +111,7 @@ class Catalog:
         """Whether a backup's manifest is there."""
         root, instance, wanted = split_location(location)
         try:
-            self._store(root).size(_manifest_key(instance, wanted))
+            self._store(root).size(manifest_key(instance, wanted))
         except ObjectMissing:
             return False
         return True
@@ -121,6 +138,12 @@ class Catalog:
             if len(links) >= MAX_LINKS:
                 raise ChainBroken(f"chain of {tip.id} has more than {MAX_LINKS} links", hint="take a full backup")
             links.append(self._parent_of(links[-1], seen={link.id for link in links}))
+        for link in links:
+            if link.locked_by:
+                raise ConfigError(
+                    f"backup {link.id} is encrypted with key {link.locked_by}, which is not here",
+                    hint="name its file in [encryption] key_file or old_key_files",
+                )
         return Chain(tuple(reversed(links)))
 
     def _parent_of(self, child: Backup, *, seen: set[BackupId]) -> Backup:
@@ -141,14 +164,14 @@ class Catalog:
 
     def put_segment(self, instance: InstanceId, owner: BackupId, index: int, stored: bytes, sha256: str) -> None:
         """Store one segment of a backup that is being made."""
-        self._store(self._url).put(_segment_key(instance, owner, index), stored, sha256=sha256)
+        self._store(self._url).put(segment_key(instance, owner, index), stored, sha256=sha256)
 
     def check_stored(self, manifest: Manifest) -> None:
         """Raise Corrupt unless every segment of the manifest lies in the store, whole by size."""
-        prefix = f"{_folder(manifest.instance_id, manifest.id)}/{DATA}/"
+        prefix = f"{folder(manifest.instance_id, manifest.id)}/{DATA}/"
         sizes = {found.key: found.size for found in self._store(self._url).list(prefix)}
         for segment in manifest.segments:
-            key = _segment_key(manifest.instance_id, manifest.id, segment.index)
+            key = segment_key(manifest.instance_id, manifest.id, segment.index)
             if sizes.get(key) != segment.stored_size:
                 raise Corrupt(
                     f"{self._url}/{key} should have {segment.stored_size} bytes and "
@@ -156,20 +179,30 @@ class Catalog:
                     hint="the store lost an upload that it had confirmed; try again",
                 )
 
-    def publish(self, manifest: Manifest) -> Backup:
+    def new_data_key(self, instance: InstanceId, owner: BackupId) -> bytes:
+        """A data key for a backup that is about to be made, stored wrapped; empty if none is to be encrypted."""
+        if self._keys.current is None:
+            return b""
+        data_key = new_data_key()
+        self._put_key(self._url, instance, owner, self._keys.current, data_key)
+        return data_key
+
+    def publish(self, manifest: Manifest, *, data_key: bytes = b"") -> Backup:
         """Write the manifest, which makes the backup exist; raises Refused if it does already.
 
         What comes back is what a reader will find: a manifest that could not be read is never written.
         """
-        body = manifest.to_bytes()
+        body = (Seal(data_key, manifest.id).lock(manifest) if data_key else manifest).to_bytes()
         as_read = Manifest.from_bytes(body)
-        key = _manifest_key(manifest.instance_id, manifest.id)
+        if data_key:
+            as_read = Seal(data_key, manifest.id).unlock(as_read)
+        key = manifest_key(manifest.instance_id, manifest.id)
         try:
             self._store(self._url).put_new(key, body)
         except StorageError as error:
             if not self._holds(key, body):  # it may have been stored although the store's answer got lost
                 raise _as_refusal(error, manifest.id) from error
-        return Backup(as_read, self.location(manifest.instance_id, manifest.id), digest(body))
+        return Backup(as_read, self.location(manifest.instance_id, manifest.id), digest(body), data_key)
 
     def _holds(self, key: str, body: bytes) -> bool:
         try:
@@ -182,7 +215,7 @@ class Catalog:
     def fetch(self, owner: Backup, segment: Segment) -> bytes:
         """A segment's stored bytes, proven to be those of the manifest; raises Corrupt and names the object."""
         root, instance, wanted = split_location(owner.location)
-        key = _segment_key(instance, wanted, segment.index)
+        key = segment_key(instance, wanted, segment.index)
         try:
             stored = self._store(root).get(key, limit=segment.stored_size)
         except ObjectMissing as error:
@@ -193,12 +226,42 @@ class Catalog:
             )
         return stored
 
+    # Keys
+
+    def encrypts(self, backup: Backup) -> bool:
+        """Whether backups beside this one are encrypted, or new ones would be."""
+        if self._keys.current is not None:
+            return True
+        root, instance, wanted = split_location(backup.location)
+        store = self._store(root)
+        others = (name for name in store.folders(f"{instance}/") if is_backup_id(name) and name != wanted)
+        return any(self._has_key(store, instance, backup_id(name)) for name in others)
+
+    @staticmethod
+    def _has_key(store: Storage, instance: InstanceId, owner: BackupId) -> bool:
+        try:
+            store.size(key_key(instance, owner))
+        except ObjectMissing:
+            return False
+        return True
+
+    def key_id_of(self, backup: Backup) -> str:
+        """The id of the key that a backup's data key is wrapped with; empty if it is not encrypted."""
+        return self._wrapped(*split_location(backup.location)).key_id if backup.manifest.encryption else ""
+
+    def rewrap(self, backup: Backup, new: KeySource) -> None:
+        """Wrap a backup's data key anew; its manifest and its data stay as they are."""
+        if not backup.data_key:
+            raise Refused(f"the data key of backup {backup.id} is not at hand", hint="name the key that opens it")
+        root, instance, wanted = split_location(backup.location)
+        self._put_key(root, instance, wanted, new, backup.data_key)
+
     # Deleting
 
     def delete(self, backup: Backup) -> None:
         """Delete a backup: its manifest first, so that it never looks whole when it is not."""
         root, instance, wanted = split_location(backup.location)
-        self._store(root).delete([_manifest_key(instance, wanted)])
+        self._store(root).delete([manifest_key(instance, wanted)])
         self._delete_data(root, instance, wanted)
 
     def discard(self, location: str) -> None:
@@ -211,7 +274,7 @@ class Catalog:
         """What lies below ``instance`` without a manifest, whether under way or left behind."""
         store = self._store(self._url)
         for name in store.folders(f"{instance}/"):
-            if not _is_backup_id(name) or self.exists(self.location(instance, backup_id(name))):
+            if not is_backup_id(name) or self.exists(self.location(instance, backup_id(name))):
                 continue
             objects = list(store.list(f"{instance}/{name}/"))
             if objects:
@@ -224,7 +287,7 @@ class Catalog:
 
     def _delete_data(self, root: str, instance: InstanceId, wanted: BackupId) -> None:
         store = self._store(root)
-        store.delete(found.key for found in store.list(f"{_folder(instance, wanted)}/"))
+        store.delete(found.key for found in store.list(f"{folder(instance, wanted)}/"))
 
     # Asking
 
@@ -257,7 +320,7 @@ class Catalog:
             if self._instance is None:
                 raise
             return [self._instance]
-        return [instance_id(name) for name in names if _is_instance_id(name)]
+        return [instance_id(name) for name in names if is_instance_id(name)]
 
     def _instances_own_first(self) -> Iterator[InstanceId]:
         if self._instance:
@@ -265,7 +328,7 @@ class Catalog:
         yield from (other for other in self._instances() if other != self._instance)
 
     def _readable(self, instance: InstanceId, name: str) -> Backup | None:
-        if not _is_backup_id(name):
+        if not is_backup_id(name):
             return None
         try:
             return self._read(self._url, instance, backup_id(name))
@@ -276,24 +339,44 @@ class Catalog:
             return None
 
     def _read(self, root: str, instance: InstanceId, wanted: BackupId) -> Backup:
-        location = f"{root}/{_folder(instance, wanted)}"
-        data = self._store(root).get(_manifest_key(instance, wanted), limit=MAX_MANIFEST)
+        location = f"{root}/{folder(instance, wanted)}"
+        data = self._store(root).get(manifest_key(instance, wanted), limit=MAX_MANIFEST)
         try:
             manifest = Manifest.from_bytes(data)
         except Corrupt as error:
             raise Corrupt(f"{location}/{MANIFEST}: {error.what}", hint=error.hint) from error
         if (manifest.id, manifest.instance_id) != (wanted, instance):
             raise Corrupt(f"{location}/{MANIFEST} is the manifest of {manifest.instance_id}/{manifest.id}")
-        return Backup(manifest, location, digest(data))
+        return self._unlocked(Backup(manifest, location, digest(data)))
 
+    def _unlocked(self, backup: Backup) -> Backup:
+        """An encrypted backup with what its key shows of it, if that is here; raises Corrupt if it does not open."""
+        if backup.manifest.encryption is None:
+            return backup
+        root, instance, wanted = split_location(backup.location)
+        wrapped = self._wrapped(root, instance, wanted)
+        source = self._keys.find(wrapped.key_id)
+        if source is None:
+            hidden = replace(backup.manifest, name=HIDDEN, description=HIDDEN)
+            return replace(backup, manifest=hidden, locked_by=wrapped.key_id)
+        try:
+            data_key = source.unwrap(wrapped.wrapped, context(instance, wanted))
+            return replace(backup, manifest=Seal(data_key, wanted).unlock(backup.manifest), data_key=data_key)
+        except Corrupt as error:
+            raise Corrupt(f"{backup.location}: {error.what}", hint=error.hint) from error
 
-def split_location(location: str) -> tuple[str, InstanceId, BackupId]:
-    """The store's URL, the instance and the backup of a location; raises UsageError."""
-    root, _, rest = location.rstrip("/").rpartition("/")
-    root, _, instance = root.rpartition("/")
-    if "://" not in root:
-        raise UsageError(f"not a backup's location: {location!r}", hint="give URL/INSTANCE_ID/BACKUP_ID")
-    return root, instance_id(instance), backup_id(rest)
+    def _wrapped(self, root: str, instance: InstanceId, wanted: BackupId) -> WrappedKey:
+        key = key_key(instance, wanted)
+        try:
+            return WrappedKey.from_bytes(self._store(root).get(key, limit=MAX_SIZE))
+        except ObjectMissing as error:
+            raise Corrupt(f"{root}/{key} is missing", hint="without it nothing can decrypt the backup") from error
+        except Corrupt as error:
+            raise Corrupt(f"{root}/{key}: {error.what}", hint=error.hint) from error
+
+    def _put_key(self, root: str, instance: InstanceId, owner: BackupId, source: KeySource, data_key: bytes) -> None:
+        body = WrappedKey(source.id, source.wrap(data_key, context(instance, owner))).to_bytes()
+        self._store(root).put(key_key(instance, owner), body, sha256=digest(body))
 
 
 def _recorded(child: BackupId, parent: Parent) -> tuple[str, InstanceId, BackupId]:
@@ -307,33 +390,7 @@ def _recorded(child: BackupId, parent: Parent) -> tuple[str, InstanceId, BackupI
     return root, instance, wanted
 
 
-def _folder(instance: InstanceId, owner: BackupId) -> str:
-    return f"{instance}/{owner}"
-
-
-def _manifest_key(instance: InstanceId, owner: BackupId) -> str:
-    return f"{_folder(instance, owner)}/{MANIFEST}"
-
-
-def _segment_key(instance: InstanceId, owner: BackupId, index: int) -> str:
-    return f"{_folder(instance, owner)}/{DATA}/{index:08d}"
-
-
 def _as_refusal(error: StorageError, taken: BackupId) -> StorageError | Refused:
     if isinstance(error, ObjectExists):
         return Refused(f"backup {taken} exists already", hint="use another id")
     return error
-
-
-def _is_backup_id(name: str) -> bool:
-    try:
-        return backup_id(name) == name
-    except UsageError:
-        return False
-
-
-def _is_instance_id(name: str) -> bool:
-    try:
-        return bool(instance_id(name))
-    except UsageError:
-        return False

@@ -23,7 +23,6 @@ ID_LENGTH = 36
 
 _SHOWN = 60
 _MANY = 3
-_LINE = 2000
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _MOMENT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?Z")
 _SHA256 = re.compile(r"[0-9a-f]{32,64}")
@@ -178,9 +177,3 @@ def is_id(text: str) -> bool:
 def shown(value: str) -> str:
     """A caller's text as it may stand in a message: quoted, escaped and cut."""
     return ascii(value) if len(value) <= _SHOWN else f"{value[:_SHOWN]!a}..."
-
-
-def one_line(text: str) -> str:
-    """A message as it may stand in a log: whatever is in it, it is one line."""
-    flat = _UNPRINTABLE.sub(" ", text)
-    return flat if len(flat) <= _LINE else f"{flat[:_LINE]}..."

@@ -9,8 +9,8 @@ import logging
 import re
 from typing import Any
 
-from guestagent.errors import GuestagentError, UsageError
-from guestagent.rpc.checks import one_line, shown
+from guestagent.errors import GuestagentError, UsageError, one_line
+from guestagent.rpc.checks import shown
 from guestagent.transport.oslo import messaging
 
 LOG = logging.getLogger(__name__)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from guestagent.errors import GuestagentError
-from guestagent.rpc.checks import one_line
+from guestagent.errors import GuestagentError, one_line
 from guestagent.rpc.dispatch import Dispatcher
 from guestagent.rpc.wire import EXCHANGE, Alone, topic_of
 from guestagent.transport.oslo import messaging
 from guestagent.transport.server import QuietServer
 from guestagent.transport.spread import spread_reconnects
+from guestagent.transport.tls import go_on
 
 LOG = logging.getLogger(__name__)
 
@@ -30,6 +30,7 @@ class RpcServer:
         self, transport: Any, endpoints: list[Any], *, instance: str, exchange: str = EXCHANGE, key: str = ""
     ) -> None:
         spread_reconnects(transport)
+        go_on(transport)
         self._transport = transport
         self._topic = topic_of(instance)
         target = messaging.Target(exchange=exchange, topic=self._topic, server=instance)

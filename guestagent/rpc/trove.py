@@ -16,9 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from guestagent import document
 from guestagent.conductor import ORIGIN
 from guestagent.database import answers, connect
-from guestagent.errors import DatabaseError, GuestagentError, NotFound, Refused
+from guestagent.errors import DatabaseError, GuestagentError, NotFound, Refused, one_line
 from guestagent.jobs.lock import only_job
 from guestagent.jobs.record import Job, Kind, State
 from guestagent.model import InstanceId
@@ -32,7 +33,6 @@ from guestagent.rpc.checks import (
     NAME_LIMIT,
     PATH_LIMIT,
     Arguments,
-    one_line,
     shown,
 )
 from guestagent.rpc.orders import Worker, backup_request, new_id, order, restore_request
@@ -46,6 +46,7 @@ COMMAND_LIMIT = 150.0
 """Seconds that stopping and starting the server may take together: Trove waits for 180."""
 NOTIFICATION_LIMIT = 16384
 """Bytes of JSON."""
+NOTIFICATION_DEPTH = 16
 GIB = 1 << 30
 
 _RESTORES = uuid.UUID("3f0b7f4e-0d4c-5a53-9f4f-6f1c2a1f7c55")
@@ -293,11 +294,9 @@ def _notification(context: _Context) -> dict[str, Any]:
     if not isinstance(found, dict) or not found:
         return {}
     try:
-        size = len(json.dumps(found))
+        document.parsed(json.dumps(found).encode(), most=NOTIFICATION_LIMIT, deepest=NOTIFICATION_DEPTH)
     except (TypeError, ValueError, RecursionError):
-        size = NOTIFICATION_LIMIT + 1
-    if size > NOTIFICATION_LIMIT:
-        LOG.warning("the context's notification is too big to be kept: none will be sent")
+        LOG.warning("the context's notification is too big to be kept, or no JSON: none will be sent")
         return {}
     return found
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from guestagent.errors import ConfigError, GuestagentError
 from guestagent.transport import prepare
 from guestagent.transport.oslo import messaging
+from guestagent.transport.tls import secure
 
 Outcome = TypeVar("Outcome")
 
@@ -29,12 +30,14 @@ def open_transport(conf: Any, url: str) -> Any:
         raise _unusable(url)
     prepare(conf)
     try:
-        return messaging.get_rpc_transport(conf, url, allowed_remote_exmods=ERRORS)
+        transport = messaging.get_rpc_transport(conf, url, allowed_remote_exmods=ERRORS)
     except GuestagentError:
         raise
     except (messaging.InvalidTransportURL, messaging.DriverLoadFailure, ValueError):
         # Not from what oslo says: it quotes the URL, and there is a password in that.
         raise _unusable(url) from None
+    secure(transport)
+    return transport
 
 
 def _unusable(url: str) -> ConfigError:

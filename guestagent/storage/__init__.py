@@ -85,6 +85,8 @@ class S3Settings:
     secret_access_key: str = field(default="", repr=False)
     addressing_style: str = "auto"
     ca_bundle: str = ""
+    client_cert: str = ""
+    client_key: str = ""
     request_checksum_calculation: str = "when_supported"
     max_attempts: int = 10
     connect_timeout: float = 10

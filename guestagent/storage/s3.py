@@ -17,11 +17,8 @@ from contextlib import closing, contextmanager, suppress
 from datetime import UTC
 from http import HTTPStatus
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import boto3
-from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -32,17 +29,16 @@ from botocore.exceptions import (
     PartialCredentialsError,
     ProxyConnectionError,
     ReadTimeoutError,
-    SSLError,
     TokenRetrievalError,
 )
 from urllib3.exceptions import HTTPError
 
-from guestagent.errors import ConfigError, Corrupt, ObjectExists, ObjectMissing, StorageDenied, StorageError
+from guestagent.errors import Corrupt, ObjectExists, ObjectMissing, StorageDenied, StorageError
 from guestagent.storage import ObjectInfo, S3Settings, checked_folder, checked_key, checked_prefix, is_key
 from guestagent.storage.s3_answers import DAMAGED, MISSING, UNKNOWN_REQUEST, explained
+from guestagent.storage.s3_client import Untrusted, connected
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import ErrorTypeDef, ListObjectsV2OutputTypeDef
 
 __all__ = ["S3Settings", "S3Storage"]
@@ -78,7 +74,7 @@ class S3Storage:
         self._checksums = settings.request_checksum_calculation == "when_supported"
         self._conditional_put = True
         self._batch_delete = True
-        self._client = _connected(settings)
+        self._client = connected(settings)
 
     @property
     def url(self) -> str:
@@ -105,12 +101,12 @@ class S3Storage:
 
     def get(self, key: str, *, limit: int) -> bytes:
         """Get the whole object, with a new request if the body breaks off."""
-        with self._told("read", key, missing=True):
+        with self._missing_if_unlisted(key), self._told("read", key, missing=True):
             return self._again(f"read {key}", lambda: self._fetched(key, limit))
 
     def size(self, key: str) -> int:
         """Ask for the object's size."""
-        with self._told("read", key, missing=True):
+        with self._missing_if_unlisted(key), self._told("read", key, missing=True):
             return self._client.head_object(Bucket=self._bucket, Key=self._full(key))["ContentLength"]
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
@@ -150,7 +146,8 @@ class S3Storage:
         """One put; raises ClientError if the store refuses it, and tries again if the bytes came damaged."""
         expected = base64.b64encode(bytes.fromhex(sha256)).decode() if self._checksums else ""
         if expected:
-            extra["ChecksumSHA256"] = expected
+            # The algorithm's name beside it is what a bucket with object lock insists on.
+            extra |= {"ChecksumSHA256": expected, "ChecksumAlgorithm": "SHA256"}
 
         def sent() -> str:
             try:
@@ -266,6 +263,24 @@ class S3Storage:
         return explained(f"cannot delete {key}{more} in {self._url}", error.get("Code", ""), error.get("Message", ""))
 
     @contextmanager
+    def _missing_if_unlisted(self, key: str) -> Iterator[None]:
+        """Who may list its own prefix and not the whole bucket is told "denied" of a key that is not there."""
+        try:
+            yield
+        except StorageDenied as error:
+            if self._is_unlisted(key):
+                raise ObjectMissing(f"cannot read {key} in {self._url}: no such object") from error
+            raise
+
+    def _is_unlisted(self, key: str) -> bool:
+        """Whether a listing that is allowed does without the key, which would come first in it."""
+        try:
+            found = next(self.list(key), None)
+        except StorageError:
+            return False
+        return found is None or found.key != key
+
+    @contextmanager
     def _told(self, doing: str, key: str, *, missing: bool = False) -> Iterator[None]:
         """Turn boto3's errors into the one that names the key; ``missing``: not found means no such object."""
         what = f"cannot {doing} {key} in {self._url}"
@@ -278,62 +293,6 @@ class S3Storage:
             raise explained(what, _code(error), told, status=_status(error)) from error
         except _FAILED as error:
             raise _unreached(what, error) from error
-
-
-def _connected(settings: S3Settings) -> S3Client:
-    """A client in a session of its own; asks nothing of the endpoint yet."""
-    _check(settings)
-    try:
-        session = boto3.session.Session(
-            aws_access_key_id=settings.access_key_id or None,
-            aws_secret_access_key=settings.secret_access_key or None,
-            region_name=settings.region_name or None,
-        )
-        client = session.client(
-            "s3",
-            endpoint_url=settings.endpoint_url or None,
-            verify=settings.ca_bundle or None,
-            config=_config(settings),
-        )
-    except (BotoCoreError, ValueError) as error:
-        raise ConfigError(f"cannot set up s3: {error}", hint="correct the options of [s3]") from error
-    client.meta.events.register("before-call.s3.DeleteObjects", _add_md5)
-    return client
-
-
-def _check(settings: S3Settings) -> None:
-    if not (settings.access_key_id + settings.secret_access_key).isprintable():
-        raise ConfigError("[s3] access_key_id or secret_access_key has an unprintable character", hint="correct it")
-    if bool(settings.access_key_id) != bool(settings.secret_access_key):
-        raise ConfigError("[s3] access_key_id and secret_access_key go together", hint="set both or none")
-    if "@" in settings.endpoint_url:
-        raise ConfigError("[s3] endpoint_url holds credentials", hint="move them to access_key_id, secret_access_key")
-    if settings.ca_bundle and not Path(settings.ca_bundle).exists():
-        raise ConfigError(f"[s3] ca_bundle: no file {settings.ca_bundle}", hint="give a file of PEM certificates")
-
-
-def _config(settings: S3Settings) -> Config:
-    s3: dict[str, Any] = {"addressing_style": settings.addressing_style}
-    if settings.request_checksum_calculation == "when_supported" and not settings.endpoint_url.startswith("http:"):
-        # TLS and the signed checksum header protect the body: spare the signature's own SHA-256 over it.
-        s3["payload_signing_enabled"] = False
-    options: dict[str, Any] = {
-        "s3": s3,
-        "retries": {"mode": "standard", "total_max_attempts": settings.max_attempts},
-        "connect_timeout": settings.connect_timeout,
-        "read_timeout": settings.read_timeout,
-        "max_pool_connections": settings.max_pool_connections,
-        "request_checksum_calculation": settings.request_checksum_calculation,
-        "response_checksum_validation": "when_required",
-        "tcp_keepalive": True,
-    }
-    return Config(**options)
-
-
-def _add_md5(params: dict[str, Any], **_: Any) -> None:
-    """Old stores refuse DeleteObjects without Content-MD5, new ones take it beside botocore's checksum."""
-    digest = hashlib.md5(params["body"], usedforsecurity=False).digest()
-    params["headers"]["Content-MD5"] = base64.b64encode(digest).decode()
 
 
 def _code(error: ClientError) -> str:
@@ -354,8 +313,8 @@ def _unreached(what: str, error: Exception) -> StorageError:
         hint = "set [s3] access_key_id and secret_access_key, or what boto3 looks for"
         return StorageDenied(f"{what}: no usable credentials ({type(error).__name__})", hint=hint)
     hint = "look at the store and the network"
-    if isinstance(error, SSLError):
-        hint = "set [s3] ca_bundle to the certificate of the store's authority"
+    if isinstance(error, Untrusted):
+        hint = error.kwargs["hint"]
     elif isinstance(error, _UNREACHED):
         hint = "correct [s3] endpoint_url, or look at the network"
     elif isinstance(error, ReadTimeoutError):

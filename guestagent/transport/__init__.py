@@ -11,6 +11,7 @@ one connection carries one message: a request, the word that it was taken, and f
 - driver: the class that oslo.messaging loads
 - server: oslo's RPC server on threads that sleep as well
 - spread: reconnects to RabbitMQ, the other transport, one agent at a time
+- tls: connections to RabbitMQ that verify the broker, and say what is wrong
 - oslo: what this package uses of oslo.messaging, imported in one place
 
 Nothing here knows what a backup is, and nothing outside of it knows about sockets.

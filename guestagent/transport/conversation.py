@@ -19,6 +19,8 @@ REQUEST_PATIENCE = 10.0
 """Seconds that a client may take to send its request."""
 ANSWER_PATIENCE = 30.0
 """Seconds that a client may take to read an answer."""
+LONGEST_MONITOR = 86400.0
+"""Seconds that a client may wait for a sign of life."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Request:
         wrong = [name for name, kind in kinds.items() if not isinstance(body.get(name), kind)]
         if wrong:
             raise Corrupt(f"a request with a wrong {wrong[0]!r}")
+        if not 0 <= (body.get("monitor") or 0) <= LONGEST_MONITOR:
+            raise Corrupt("a request with a wrong 'monitor'")
         return cls(body["ctxt"], body["message"], body.get("server"), body["call"], body.get("monitor"))
 
 

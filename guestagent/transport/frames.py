@@ -5,13 +5,13 @@ Nothing here reads or writes a socket.
 
 from __future__ import annotations
 
-import json
 import struct
 from enum import StrEnum
 from typing import Any
 
 from oslo_serialization import jsonutils
 
+from guestagent import document
 from guestagent.errors import Corrupt, Refused, UsageError
 
 VERSION = 1
@@ -86,8 +86,8 @@ class Assembler:
 
 def _unpacked(text: bytes) -> Body:
     try:
-        body = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        body = document.parsed(text, most=LARGEST)
+    except ValueError as error:
         raise Corrupt(f"a frame that is no JSON: {error}") from error
     if not isinstance(body, dict):
         raise Corrupt(f"a frame that holds no object but {type(body).__name__}")

@@ -8,6 +8,9 @@ well, so that none stays behind.  Every wait is bounded, and an error carries th
         url = broker.url(broker.vhost())         # a vhost for each test
         broker.kill()                            # an outage: kill -9 ...
         broker.start()                           # ... and the same data again
+
+    with RabbitMQ(tls=Tls(pair, authority)) as broker:    # a second listener, which speaks TLS
+        url = broker.tls_url(broker.vhost())
 """
 
 from __future__ import annotations
@@ -20,10 +23,12 @@ import subprocess
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.servers.authority import Pair
 from tests.servers.swift import free_ports, listens
 from tests.servers.workplace import make_workplace
 
@@ -47,6 +52,15 @@ log.file.level = info
 log.console = false
 """
 
+_TLS = """
+listeners.ssl.local = 127.0.0.1:{port}
+ssl_options.certfile = {certificate}
+ssl_options.keyfile = {key}
+ssl_options.cacertfile = {clients}
+ssl_options.verify = {verify}
+ssl_options.fail_if_no_peer_cert = {demand}
+"""
+
 _NEW_VHOSTS = """
 lists:foreach(fun(N) ->
     Name = iolist_to_binary(["test", integer_to_list(N)]),
@@ -55,6 +69,15 @@ lists:foreach(fun(N) ->
         <<"guest">>, Name, <<".*">>, <<".*">>, <<".*">>, <<"tests">>)
 end, lists:seq({first}, {last})).
 """
+
+
+@dataclass(frozen=True)
+class Tls:
+    """A listener that speaks TLS and shows ``pair``; with ``demand`` only to who has a certificate of ``clients``."""
+
+    pair: Pair
+    clients: Path
+    demand: bool = False
 
 
 def scripts() -> Path:
@@ -68,9 +91,10 @@ def scripts() -> Path:
 class RabbitMQ:
     """One broker; a context manager that has it running inside and nothing left afterwards."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, tls: Tls | None = None) -> None:
         self.place = make_workplace()
-        self.port, self._dist_port, self._epmd_port = free_ports(3)
+        self.port, self.tls_port, self._dist_port, self._epmd_port = free_ports(4)
+        self._tls = tls
         self._broker: subprocess.Popen[bytes] | None = None
         self._epmd: subprocess.Popen[bytes] | None = None
         self._made = self._given = 0
@@ -85,6 +109,10 @@ class RabbitMQ:
     def url(self, vhost: str) -> str:
         """What oslo.messaging takes as transport_url."""
         return f"rabbit://{USER}:{PASSWORD}@127.0.0.1:{self.port}/{vhost}"
+
+    def tls_url(self, vhost: str, *, host: str = "127.0.0.1", port: int = 0) -> str:
+        """The same for the listener that speaks TLS, by a name of the caller's choice."""
+        return f"rabbit://{USER}:{PASSWORD}@{host}:{port or self.tls_port}/{vhost}"
 
     def vhost(self) -> str:
         """A vhost that nobody has used yet."""
@@ -142,10 +170,13 @@ class RabbitMQ:
             )
         (self.place / "pid").write_text(str(self._broker.pid))
         deadline = time.monotonic() + PATIENCE
-        while not listens(self.port):
+        while not all(listens(port) for port in self._listened()):
             if self._broker.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"rabbitmq does not start:\n{self.log()}")
             time.sleep(0.1)
+
+    def _listened(self) -> tuple[int, ...]:
+        return (self.port,) if self._tls is None else (self.port, self.tls_port)
 
     def kill(self) -> None:
         """End the broker as a crash of its machine would."""
@@ -215,7 +246,19 @@ class RabbitMQ:
             (self.place / name).mkdir(mode=0o700)
         (self.place / "env.conf").touch()
         (self.place / "plugins").write_text("[].\n")
-        (self.place / "rabbitmq.conf").write_text(_CONFIG.format(port=self.port))
+        (self.place / "rabbitmq.conf").write_text(_CONFIG.format(port=self.port) + self._tls_settings())
+
+    def _tls_settings(self) -> str:
+        if self._tls is None:
+            return ""
+        return _TLS.format(
+            port=self.tls_port,
+            certificate=self._tls.pair.certificate,
+            key=self._tls.pair.key,
+            clients=self._tls.clients,
+            verify="verify_peer" if self._tls.demand else "verify_none",
+            demand="true" if self._tls.demand else "false",
+        )
 
 
 def _end(process: subprocess.Popen[bytes], *, patience: float) -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from guestagent import agent
 from guestagent.engines import Connection
-from guestagent.errors import ConfigError, UsageError
+from guestagent.errors import ConfigError, GuestagentError, NotFound, UsageError
+from guestagent.keys import KeyRing, KeySettings, KmsSettings
 from guestagent.operations.host import DatabaseSettings, Host, RestoreSettings, StreamSettings
 from guestagent.storage import S3Settings, Storage
 from tests.fakes.backups import GUEST, number
@@ -46,6 +47,8 @@ access_key_id = key
 secret_access_key = t0psecret
 addressing_style = path
 ca_bundle = /etc/ca
+client_cert = /etc/cert
+client_key = /etc/key
 request_checksum_calculation = when_required
 max_attempts = 2
 connect_timeout = 3
@@ -56,6 +59,14 @@ level = 2
 segment_size = 2M
 workers = 5
 no_progress_limit = 6
+[encryption]
+key = kms://alias/new?region=r
+old_key_files = /etc/old,/etc/older
+old_keys = kms://alias/old,kms://alias/older
+kms_endpoint_url = http://kms:1
+kms_access_key_id = kmskey
+kms_secret_access_key = hidd3n
+kms_ca_bundle = /etc/kms-ca
 [restore]
 use_memory = 64M
 work_dir = /srv/work
@@ -103,13 +114,52 @@ def test_every_option_reaches_its_place(build: Build, monkeypatch: pytest.Monkey
     assert opened == [
         (
             "file:///srv/backups",
-            S3Settings("http://store:1", "r", "key", "t0psecret", "path", "/etc/ca", "when_required", 2, 3, 4),
+            S3Settings(
+                "http://store:1",
+                "r",
+                "key",
+                "t0psecret",
+                "path",
+                "/etc/ca",
+                "/etc/cert",
+                "/etc/key",
+                "when_required",
+                2,
+                3,
+                4,
+            ),
         )
     ]
 
 
+def test_the_keys_reach_the_catalog_and_the_stories(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[KeySettings] = []
+
+    def open_keys(settings: KeySettings) -> KeyRing:
+        opened.append(settings)
+        return KeyRing()
+
+    monkeypatch.setattr(agent, "open_keys", open_keys)
+    host = build(ALL)
+    assert host.keys is host.catalog._keys
+    access = KmsSettings("http://kms:1", "kmskey", "hidd3n", "/etc/kms-ca")
+    old = (Path("/etc/old"), Path("/etc/older"))
+    assert opened == [
+        KeySettings(None, old, "kms://alias/new?region=r", ("kms://alias/old", "kms://alias/older"), access)
+    ]
+    build(f"{STORE}[encryption]\nkey_file = /etc/key\n")
+    build(STORE)
+    assert opened[1:] == [KeySettings(Path("/etc/key")), KeySettings()]
+
+
+def test_two_keys_for_new_backups_are_told_at_once(build: Build) -> None:
+    with pytest.raises(ConfigError, match=r"\[encryption\] key_file and key are both set"):
+        build(f"{STORE}[encryption]\nkey_file = /etc/key\nkey = kms://alias/x\n")
+
+
 def test_secrets_show_in_no_repr(build: Build) -> None:
     host = build(ALL)
+    assert "hidd3n" not in repr(host)
     assert "s3cret" not in repr(host)
     assert "t0psecret" not in repr(host)
 
@@ -173,3 +223,41 @@ def test_a_stores_url_that_no_driver_takes_is_found_on_first_use(build: Build, u
     host = build(f"[storage]\nurl = {url}\n")
     with pytest.raises(ConfigError):
         host.catalog.backups()
+
+
+class Pinged:
+    """An agent's client whose ping ends as the test wants it."""
+
+    def __init__(self, ending: Exception | None) -> None:
+        self._ending = ending
+
+    def __enter__(self) -> Pinged:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def ping(self) -> None:
+        if self._ending is not None:
+            raise self._ending
+
+
+@pytest.mark.parametrize(
+    ("lines", "ending", "found"),
+    [
+        ("guest_id = g\ntransport_url = rabbit://b/", None, "the agent of g answers through the broker"),
+        ("guest_id = g\ntransport_url = rabbit://b/", NotFound("nobody"), "reached; no agent of g listens"),
+        ("guest_id = g", GuestagentError("never asked"), ""),
+        ("transport_url = rabbit://b/", GuestagentError("never asked"), ""),
+    ],
+)
+def test_a_broker_is_asked_where_one_is_configured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: str, ending: Exception | None, found: str
+) -> None:
+    path = tmp_path / "guestagent.conf"
+    path.write_text(f"[DEFAULT]\n{lines}\n")
+    path.chmod(0o600)
+    monkeypatch.setattr(agent, "client", lambda *_, **__: Pinged(ending))
+    told = agent.broker(agent.load([str(path)]))
+    assert told.endswith(found)
+    assert bool(told) is bool(found)

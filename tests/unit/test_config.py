@@ -66,6 +66,7 @@ def test_secrets_are_marked_and_nothing_else_is() -> None:
         ("DEFAULT", "instance_rpc_encr_key"),
         ("database", "password"),
         ("s3", "secret_access_key"),
+        ("encryption", "kms_secret_access_key"),
     }
 
 
@@ -239,7 +240,7 @@ def test_a_lone_dollar_is_explained_without_the_value(tmp_path: Path, text: str,
     ("text", "complaint"),
     [
         ("[strorage]\nurl = file:///a\n", "unknown section [strorage]; did you mean storage?"),
-        ("[encryption]\nkey_file = /k\n", "unknown section [encryption]; see guestagent.conf.sample for the names"),
+        ("[replication]\nkey_file = /k\n", "unknown section [replication]; see guestagent.conf.sample for the names"),
         ("[stream]\ncompresion = none\n", "unknown option compresion in [stream]; did you mean compression?"),
         ("[DEFAULT]\nguestid = g1\n", "unknown option guestid in [DEFAULT]; did you mean guest_id?"),
         ("[DEFAULT]\nstorage = x\n", "unknown option storage in [DEFAULT]; see guestagent.conf.sample for the names"),

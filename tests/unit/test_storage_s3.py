@@ -8,11 +8,13 @@ import logging
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 
 import pytest
 
 from guestagent.errors import Corrupt, ObjectExists, ObjectMissing, StorageDenied, StorageError
 from guestagent.storage import s3
+from guestagent.storage.s3 import S3Storage
 from tests.servers.scripted_s3 import SECRET, Reply, ScriptedS3, refusal
 
 BODY = bytes(range(256)) * 400
@@ -40,7 +42,9 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 def _no_secret_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     caplog.set_level(logging.DEBUG, logger="guestagent")
     yield
-    assert SECRET not in caplog.text
+    assert SECRET not in " ".join(
+        record.getMessage() for record in caplog.get_records("call")
+    )  # the text is gone by now
 
 
 def cut(at: int, *, reset: bool = False, stated: int = len(BODY)) -> Reply:
@@ -278,6 +282,25 @@ def test_put_new_needs_no_right_to_see_that_a_key_is_free() -> None:
 def test_put_new_passes_other_refusals_on() -> None:
     with ScriptedS3(FREE, refusal(403, "AccessDenied")) as server, pytest.raises(StorageDenied):
         server.open().put_new("key", BODY)
+
+
+@pytest.mark.parametrize(
+    ("listed", "kind"),
+    [
+        (Reply(body=LISTING.format("").encode()), ObjectMissing),
+        (Reply(body=LISTING.format(ENTRY.format("base/key.other")).encode()), ObjectMissing),
+        (Reply(body=LISTING.format(ENTRY.format("base/key")).encode()), StorageDenied),
+        (refusal(403, "AccessDenied"), StorageDenied),
+        (refusal(500, "InternalError"), StorageDenied),
+    ],
+    ids=["none", "another", "itself", "denied", "failed"],
+)
+def test_a_key_that_is_not_there_is_denied_to_who_may_not_list_all(listed: Reply, kind: type[StorageError]) -> None:
+    for ask in (partial(S3Storage.get, limit=1), S3Storage.size):
+        with ScriptedS3(Reply(status=403), listed) as server, pytest.raises(StorageError) as told:
+            ask(server.open("base", max_attempts=1), "key")
+        assert type(told.value) is kind
+        assert "cannot read key in s3://bucket/base" in str(told.value)
 
 
 # ---- listings ----

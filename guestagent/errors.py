@@ -27,7 +27,25 @@ nor exits; the doors (command line, RPC, job worker) log and translate them.
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
+
+LONGEST = 2000
+"""Characters of a message: what a stranger wrote may be quoted in it."""
+_CUT = "..."
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Controls of terminals and of the direction of text, ends of lines, halves of characters."""
+
+
+def printable(text: str) -> str:
+    """A text as it may stand in a log or on a terminal, with blanks for what would do more there than be read."""
+    return _UNPRINTABLE.sub(" ", text)
+
+
+def one_line(text: str) -> str:
+    """As printable, and of bounded length: a message, whatever is quoted in it."""
+    flat = printable(text[: LONGEST + 1])
+    return flat if len(flat) <= LONGEST else flat[: LONGEST - len(_CUT)] + _CUT
 
 
 class GuestagentError(Exception):
@@ -37,9 +55,9 @@ class GuestagentError(Exception):
     exit_status: ClassVar[int] = 1
 
     def __init__(self, what: str, *, hint: str = "") -> None:
-        super().__init__(what)
-        self.what = what
-        self.hint = hint
+        self.what = one_line(what)
+        self.hint = one_line(hint)
+        super().__init__(self.what)
 
     def __str__(self) -> str:
         return f"{self.what}; {self.hint}" if self.hint else self.what

@@ -59,6 +59,15 @@ def sync_directory(path: Path) -> None:
         os.close(handle)
 
 
+def read_small(path: Path, *, most: int) -> bytes:
+    """The bytes of a file, or its first ``most`` and one more; raises OSError, for anything but a regular file too."""
+    handle = os.open(path, FOR_READING)
+    try:
+        return os.read(handle, min(os.fstat(handle).st_size, most) + 1)
+    finally:
+        os.close(handle)
+
+
 def write(path: Path, data: bytes, *, mode: int, like: Path) -> None:
     """Create or replace the file ``path``, wholly or not at all, durably, with the owner of ``like``."""
     fresh = path.with_name(path.name + FRESH)

@@ -10,14 +10,13 @@ from an older backup or from another branch, or rolled back with a snapshot, doe
 from __future__ import annotations
 
 import json
-import os
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from guestagent import model
+from guestagent import document, model
 from guestagent.datadir import durable
 from guestagent.datadir.durable import explained, shown
 from guestagent.errors import Refused, UsageError
@@ -53,27 +52,26 @@ class Incarnation:
 
     def to_bytes(self) -> bytes:
         """As JSON."""
-        document = {"format": _FORMAT, **vars(self)}
-        return json.dumps(document, indent=1).encode() + b"\n"
+        return json.dumps({"format": _FORMAT, **vars(self)}, indent=1).encode() + b"\n"
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Incarnation:
         """Read one; raises ValueError for anything else."""
         try:
-            return _parsed(json.loads(data))
-        except (UsageError, AttributeError, TypeError, KeyError, RecursionError) as error:
+            return _parsed(document.parsed(data, most=_MOST_BYTES))
+        except (UsageError, AttributeError, TypeError, KeyError) as error:
             raise ValueError(str(error)) from error
 
 
-def _parsed(document: Any) -> Incarnation:
-    if document["format"] != _FORMAT:
-        raise ValueError(f"format {document['format']!r}")
-    restored_from, history = document["restored_from"], document["history"]
+def _parsed(found: Any) -> Incarnation:
+    if found["format"] != _FORMAT:
+        raise ValueError(f"format {found['format']!r}")
+    restored_from, history = found["restored_from"], found["history"]
     if not isinstance(history, list):
         raise TypeError("history is not a list")
     return Incarnation(
-        id=str(uuid.UUID(document["id"])),
-        instance_id=model.instance_id(document["instance_id"]),
+        id=str(uuid.UUID(found["id"])),
+        instance_id=model.instance_id(found["instance_id"]),
         restored_from=None if restored_from is None else model.backup_id(restored_from),
         history=tuple(map(model.backup_id, history))[-MOST:],
     )
@@ -94,11 +92,9 @@ def read(datadir: Path) -> Incarnation | None:
     path = datadir / FILE
     with explained(f"read {shown(path)}"):
         try:
-            handle = os.open(path, durable.FOR_READING)
+            data = durable.read_small(path, most=_MOST_BYTES)
         except FileNotFoundError:
             return None
-        with open(handle, "rb") as file:
-            data = file.read(_MOST_BYTES)
     try:
         return Incarnation.from_bytes(data)
     except ValueError as error:

@@ -10,11 +10,13 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from guestagent import document
 from guestagent.datadir import durable, layout
 from guestagent.errors import Corrupt
 
 _FORMAT = 1
 _MODE = 0o640
+_MOST_BYTES = 64 << 20
 _INCOMING = re.compile(rf"{re.escape(layout.BASE)}|{re.escape(layout.KEPT)}{layout.LABEL}")
 _OUTGOING = re.compile(rf"({re.escape(layout.KEPT)}|{re.escape(layout.TRASH)}){layout.LABEL}")
 _HINT = "restore into another directory, and look at this one by hand"
@@ -49,7 +51,7 @@ class Journal:
 
     def to_bytes(self) -> bytes:
         """As JSON; names that are not UTF-8 are escaped."""
-        document = {
+        found = {
             "format": _FORMAT,
             "phase": self.phase.value,
             "incoming": self.incoming,
@@ -57,26 +59,26 @@ class Journal:
             "old": sorted(self.old),
             "new": sorted(self.new),
         }
-        return json.dumps(document, indent=1).encode()
+        return json.dumps(found, indent=1).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Journal:
         """Read a journal; raises Corrupt for anything else."""
         try:
-            return _parsed(json.loads(data))
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            return _parsed(document.parsed(data, most=_MOST_BYTES))
+        except (ValueError, TypeError, KeyError) as error:
             raise Corrupt(f"not a swap's journal: {error}", hint=_HINT) from error
 
 
-def _parsed(document: Any) -> Journal:
-    if document["format"] != _FORMAT:
-        raise ValueError(f"format {document['format']!r}")
+def _parsed(found: Any) -> Journal:
+    if found["format"] != _FORMAT:
+        raise ValueError(f"format {found['format']!r}")
     return Journal(
-        phase=Phase(document["phase"]),
-        incoming=_place(document["incoming"], _INCOMING),
-        outgoing=_place(document["outgoing"], _OUTGOING),
-        old=_names(document["old"]),
-        new=_names(document["new"]),
+        phase=Phase(found["phase"]),
+        incoming=_place(found["incoming"], _INCOMING),
+        outgoing=_place(found["outgoing"], _OUTGOING),
+        old=_names(found["old"]),
+        new=_names(found["new"]),
     )
 
 
@@ -100,10 +102,13 @@ def _name(value: Any) -> str:
 
 def read(datadir: Path) -> Journal | None:
     """The journal of the swap that is half done in ``datadir``, if one is."""
-    try:
-        return Journal.from_bytes(_path(datadir).read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+    path = _path(datadir)
+    with durable.explained(f"read {durable.shown(path)}"):
+        try:
+            data = durable.read_small(path, most=_MOST_BYTES)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+    return Journal.from_bytes(data)
 
 
 def write(datadir: Path, journal: Journal) -> None:

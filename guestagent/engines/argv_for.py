@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from guestagent.engines import DumpRequest, PrepareRequest
 
+OPTION_FILE = "backup-my.cnf"
+"""What both tools write at the root of a backup, and want back for its prepare."""
+
 
 def dump(tool: str, stream_format: str, request: DumpRequest) -> list[str]:
     """A dump to stdout, as the ancestors of both tools took it; --defaults-file must come first."""
@@ -23,7 +26,7 @@ def prepare(tool: str, request: PrepareRequest) -> list[str]:
     """A prepare; without what backup-my.cnf says an encrypted base could not be prepared."""
     argv = [
         tool,
-        f"--defaults-file={request.base / 'backup-my.cnf'}",
+        f"--defaults-file={request.base / OPTION_FILE}",
         "--prepare",
         f"--target-dir={request.base}",
         f"--use-memory={request.use_memory}",

@@ -28,21 +28,22 @@ class _File:
 
     def __init__(self, name: str, text: str) -> None:
         self._name = name
-        self._values: dict[str, str] = {}
+        pieces: dict[str, list[str]] = {}
         self._lines: dict[str, int] = {}
         key = ""
         for number, line in enumerate(text.split("\n"), start=1):
             found = _KEY.fullmatch(line)
             if found:
                 key = found[1]
-                if key in self._values:
+                if key in pieces:
                     raise ToolError(f"{name} line {number}: a second {key}")
-                self._values[key], self._lines[key] = found[2], number
+                pieces[key], self._lines[key] = [found[2]], number
             elif key:
                 # A GTID set of MySQL breaks its line after each comma.
-                self._values[key] += f"\n{line}"
+                pieces[key].append(line)
             elif line.strip():
                 raise ToolError(f"{name} line {number}: not a key and a value: {line[:80]!r}")
+        self._values = {key: "\n".join(lines) for key, lines in pieces.items()}
 
     def text(self, key: str) -> str:
         """The value of ``key``, which must be there."""

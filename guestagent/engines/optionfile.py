@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from guestagent.engines import Connection
-from guestagent.errors import ConfigError
+from guestagent.errors import ConfigError, Corrupt
 
 LONGEST_LINE = 4000
 """Bytes of a line; the clients read lines into a buffer of 4096 and would take the rest for another line."""
@@ -78,6 +79,26 @@ def client_options(text: str) -> Iterator[tuple[str, str]]:
         elif applies and line and line[0] not in "#;":
             name, _, value = _without_comment(line).partition("=")
             yield name.strip().replace("_", "-"), _unquoted(value.strip())
+
+
+def check_backed_up(text: str, base: Path) -> None:
+    """Raise Corrupt if the option file of a backup in ``base`` would have the tool load what came with the backup.
+
+    Who can write to a store could have a prepare run any code of theirs: the tool loads plugins from ``plugin_dir``
+    (whose name may be cut short), and reads what is included.
+    """
+    for raw in text.split("\n"):
+        line = raw.strip()
+        name, _, value = line.partition("=")
+        name = name.strip().lower().replace("-", "_").removeprefix("loose_")
+        if line.startswith("!"):
+            raise Corrupt("the backup's backup-my.cnf includes another file", hint="distrust that store")
+        if name.startswith("plugin_d") and not _is_elsewhere(_unquoted(value.strip()), base):
+            raise Corrupt("the backup's backup-my.cnf loads plugins from the backup", hint="distrust that store")
+
+
+def _is_elsewhere(path: str, base: Path) -> bool:
+    return path.startswith("/") and "\0" not in path and not Path(path).resolve().is_relative_to(base.resolve())
 
 
 def _without_comment(line: str) -> str:

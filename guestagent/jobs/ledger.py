@@ -19,8 +19,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from guestagent.datadir import durable
-from guestagent.errors import Busy, Cancelled, Corrupt, GuestagentError, NotFound, Refused, UsageError
-from guestagent.jobs.record import Failure, Job, State, Step
+from guestagent.errors import (
+    LONGEST,
+    Busy,
+    Cancelled,
+    Corrupt,
+    GuestagentError,
+    NotFound,
+    Refused,
+    UsageError,
+    one_line,
+)
+from guestagent.jobs.record import MOST_BYTES, MOST_STEP, Failure, Job, State, Step
 from guestagent.streams import orphans
 
 LOG = logging.getLogger(__name__)
@@ -67,8 +77,8 @@ class Ledger:
     def step(self, wanted: str) -> Step | None:
         """How far a running job is, if it has told."""
         try:
-            return Step(**json.loads(self._path(wanted, _PROGRESS).read_bytes()))
-        except (OSError, ValueError, TypeError):
+            return Step.from_bytes(durable.read_small(self._path(wanted, _PROGRESS), most=MOST_STEP))
+        except (OSError, Corrupt):
             return None  # not begun, or ended, or caught by a power cut: nobody depends on it
 
     def interrupted(self) -> list[Job]:
@@ -140,7 +150,8 @@ class Ledger:
     def asked_to_stop(self, wanted: str) -> str | None:
         """Why a running job is to stop, if it is."""
         with suppress(OSError):
-            return self._path(wanted, _CANCEL).read_text(encoding="utf-8", errors="replace") or "cancelled"
+            words = durable.read_small(self._path(wanted, _CANCEL), most=LONGEST)
+            return one_line(words.decode(errors="replace")) or "cancelled"
         return None
 
     def note(self, wanted: str, step: Step) -> None:
@@ -246,7 +257,7 @@ def is_interrupted(job: Job) -> bool:
 
 
 def _read(path: Path) -> Job:
-    job = Job.from_bytes(path.read_bytes())
+    job = Job.from_bytes(durable.read_small(path, most=MOST_BYTES))
     if job.id != path.stem:
         raise Corrupt(f"the record of job {job.id} lies under another id, {path.stem}", hint=f"remove {path}")
     return job

@@ -9,11 +9,16 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
-from guestagent.errors import Cancelled, Corrupt, GuestagentError
+from guestagent import document
+from guestagent.errors import Cancelled, Corrupt, GuestagentError, one_line
 from guestagent.manifest import timestamp
 
 FORMAT = 1
 """The form of the record; a record of another one is left alone."""
+MOST_BYTES = 16 << 20
+"""Of a record: a delete of many thousand backups tells of each."""
+MOST_STEP = 4096
+"""Bytes of what a running job says of its progress."""
 
 
 class Kind(Enum):
@@ -54,7 +59,7 @@ class Failure:
         """The failure that an error is; one that is not ours to explain is told by its name."""
         if isinstance(error, GuestagentError):
             return cls(error.code, error.what, error.hint, error.exit_status)
-        return cls(GuestagentError.code, f"{type(error).__name__}: {error}", "the log shows where")
+        return cls(GuestagentError.code, one_line(f"{type(error).__name__}: {error}"), "the log shows where")
 
     def __str__(self) -> str:
         return f"{self.what}; {self.hint}" if self.hint else self.what
@@ -70,6 +75,20 @@ class Step:
     link: int = 1
     links: int = 1
     rate: float = 0.0
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Step:
+        """Read one; raises Corrupt."""
+        try:
+            found = cls(**document.parsed(data, most=MOST_STEP))
+        except (ValueError, TypeError) as error:
+            raise Corrupt(f"not a step: {error}") from error
+        counts = (found.done, 0 if found.total is None else found.total, found.link, found.links)
+        if type(found.phase) is not str or any(type(count) is not int or count < 0 for count in counts):
+            raise Corrupt("not a step: a value is of a wrong type or below 0")
+        if type(found.rate) not in (int, float) or found.rate < 0:
+            raise Corrupt("not a step: its rate is no number")
+        return found
 
     @property
     def percent(self) -> int | None:
@@ -190,28 +209,47 @@ class Job:
     def from_bytes(cls, data: bytes) -> Job:
         """Read a record; raises Corrupt."""
         try:
-            found = json.loads(data)
+            found = document.parsed(data, most=MOST_BYTES)
             if found["format"] != FORMAT:
                 raise Corrupt(f"a job's record of format {found['format']}", hint="use the guestagent that wrote it")
             return cls(
-                id=str(found["id"]),
+                id=_text(found["id"]),
                 kind=Kind(found["kind"]),
-                request=dict(found["request"]),
-                origin=str(found["origin"]),
+                request=_table(found["request"]),
+                origin=_text(found["origin"]),
                 state=State(found["state"]),
                 created=_moment(found["created"]),
                 deadline=_maybe(found["deadline"]),
                 started=_maybe(found["started"]),
                 finished=_maybe(found["finished"]),
-                phase=str(found["phase"]),
-                failure=Failure(**found["failure"]) if found["failure"] else None,
-                result=dict(found["result"]),
-                runner=str(found["runner"]),
+                phase=_text(found["phase"]),
+                failure=_failure(_table(found["failure"])) if found["failure"] else None,
+                result=_table(found["result"]),
+                runner=_text(found["runner"]),
                 told=bool(found["told"]),
-                notification=dict(found["notification"]),
+                notification=_table(found["notification"]),
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise Corrupt(f"a job's record cannot be read: {error!r}") from error
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{type(value).__name__} where a text belongs")
+    return value
+
+
+def _table(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"{type(value).__name__} where a table belongs")
+    return value
+
+
+def _failure(found: Mapping[str, Any]) -> Failure:
+    status = found["exit_status"]
+    if not isinstance(status, int):
+        raise TypeError(f"{type(status).__name__} where a number belongs")
+    return Failure(_text(found["code"]), _text(found["what"]), _text(found["hint"]), status)
 
 
 def _written(moment: datetime | None) -> str | None:
@@ -223,4 +261,4 @@ def _maybe(text: str | None) -> datetime | None:
 
 
 def _moment(text: str) -> datetime:
-    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+    return datetime.strptime(_text(text), "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)

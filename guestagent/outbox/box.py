@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import stat
 import threading
 import time
@@ -13,8 +12,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from guestagent import document
 from guestagent.datadir import durable
 from guestagent.errors import Corrupt, GuestagentError, UsageError
 
@@ -26,12 +26,15 @@ LARGEST = 1 << 20
 """Bytes of a message; a broker may refuse a bigger one for ever."""
 FIRST_PUT_OFF, LONGEST_PUT_OFF = 30.0, 600.0
 """Seconds for which a message makes room for the others after an error that nobody foresaw; doubled each time."""
+LONGEST_AGAIN = 86400.0
+"""Seconds after which a message may be sent anew, at most."""
 ASIDE = ".aside"
 """What the name of a file ends with that is not a message of ours."""
 
 _FORMAT = 1
 _SUFFIX = ".json"
 _MODE = 0o600
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -207,18 +210,30 @@ def _to_bytes(letter: Letter) -> bytes:
 def _from_bytes(data: bytes) -> Letter:
     """Read a letter; raises Corrupt."""
     try:
-        found = json.loads(data)
+        found = document.parsed(data, most=LARGEST)
         if found["format"] != _FORMAT:
             raise Corrupt(f"a message of format {found['format']}")
         return Letter(
-            number=int(found["number"]),
-            subject=str(found["subject"]),
-            method=str(found["method"]),
-            arguments=dict(found["arguments"]),
-            again=tuple(float(pause) for pause in found["again"]),
+            number=_of(int, found["number"]),
+            subject=_of(str, found["subject"]),
+            method=_of(str, found["method"]),
+            arguments=_of(dict, found["arguments"]),
+            again=tuple(map(_pause, _of(list, found["again"]))),
         )
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise Corrupt(f"not a message: {error!r}") from error
+
+
+def _of(kind: type[T], value: Any) -> T:
+    if type(value) is not kind:
+        raise TypeError(f"{type(value).__name__}, not {kind.__name__}")
+    return value
+
+
+def _pause(value: Any) -> float:
+    if type(value) not in (int, float) or not 0 <= value <= LONGEST_AGAIN:
+        raise ValueError("a pause out of range")
+    return float(value)
 
 
 def _letters(directory: Path) -> Iterator[Letter]:
@@ -239,8 +254,7 @@ def _letters(directory: Path) -> Iterator[Letter]:
 
 
 def _read(path: Path) -> Letter:
-    with open(os.open(path, durable.FOR_READING), "rb") as file:
-        letter = _from_bytes(file.read(LARGEST + 1))
+    letter = _from_bytes(durable.read_small(path, most=LARGEST))
     if path.name != _name(letter.subject):
         raise Corrupt(f"a message on {letter.subject} under another name")
     return letter

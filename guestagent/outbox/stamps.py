@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from guestagent import document
 from guestagent.datadir import durable
 from guestagent.errors import Corrupt, GuestagentError
 
@@ -26,6 +27,7 @@ LATEST = 1e11
 
 _FORMAT = 1
 _MODE = 0o600
+_MOST_BYTES = 4096
 
 
 class Stamps:
@@ -65,7 +67,7 @@ class Stamps:
 def _noted(path: Path) -> float:
     """The highest stamp that may have been given; minus infinity if that is not known."""
     try:
-        return _parsed(path.read_bytes())
+        return _parsed(durable.read_small(path, most=_MOST_BYTES))
     except FileNotFoundError:
         return -math.inf
     except (OSError, Corrupt) as error:
@@ -75,8 +77,8 @@ def _noted(path: Path) -> float:
 
 def _parsed(data: bytes) -> float:
     try:
-        reserved = float(json.loads(data)["reserved"])
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        reserved = float(document.parsed(data, most=_MOST_BYTES)["reserved"])
+    except (ValueError, KeyError, TypeError) as error:
         raise Corrupt(f"not a stamp: {data[:40]!r}") from error
     if not 0 <= reserved < LATEST:
         raise Corrupt(f"not a stamp: {reserved!r}")

@@ -32,6 +32,8 @@ MAGIC = b"XBSTCK01"
 MAX_PATH = 4096
 MAX_NAME = 255
 """Bytes of one component, as Linux has it; an incremental's name.ibd.delta may be longer where name.ibd was not."""
+MAX_DEPTH = 16
+"""Directories of a path; both tools write one or two, and each may be one to be made."""
 MAX_PAYLOAD = 16 << 20
 """Bytes; both tools write 10 MiB at the most unless told otherwise."""
 MAX_SPARSE_MAP = 1 << 16
@@ -167,6 +169,8 @@ def _inside(path: bytes) -> bytes:
     plain = path.removeprefix(b"./")
     if b"\0" in plain or any(component in (b"", b".", b"..") for component in plain.split(b"/")):
         raise Corrupt(f"the stream has a file outside the target directory: {shown(path)}")
+    if plain.count(b"/") > MAX_DEPTH:
+        raise Corrupt(f"the stream has a file more than {MAX_DEPTH} directories deep: {shown(path)}")
     if longest := next((part for part in plain.split(b"/") if len(part) > MAX_NAME), b""):
         raise Corrupt(f"the stream has a file name that is too long: {shown(longest)}", hint="rename the table")
     return plain

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from guestagent.errors import Corrupt, GuestagentError
+from guestagent.manifest import MAX_FILES
 from guestagent.streams import chunks
 from guestagent.streams.chunks import Chunk, file_end, shown, sparse_runs, whole_chunks
 from guestagent.streams.codec import Buffer
@@ -113,6 +114,8 @@ class Extraction:
         """
         with self._lock:
             file = self._files.get(chunk.path)
+            if file is None and len(self._files) >= MAX_FILES:
+                raise Corrupt(f"the stream has more than {MAX_FILES} files")
             if file is None or (ordered and file.ended and chunk.rewrite):
                 self._create(chunk.path, replace=file is not None)
                 self._files[chunk.path] = file = _File()

@@ -43,8 +43,12 @@ LOOK = 0.02
 LAST_WORDS = 64 << 10
 """Bytes of a command's output that are read for its last lines."""
 
-_SECRET_NAME = re.compile(r"SECRET|PASS(W|PHRASE)|TOKEN|CREDENTIAL|(ACCESS|API|PRIVATE)_?KEY|._PWD$|^OS_|^AWS_")
-
+_SECRET_NAME = re.compile(
+    r"SECRET|PASS(W|PHRASE)|(^|_)PASS(_|$)|TOKEN|CREDENTIAL|(ACCESS|API|PRIVATE)_?KEY|_KEY$|._PWD$|_PW$"
+    r"|(^|_)AUTH(ORIZATION)?$|^OS_|^AWS_"
+)
+_SECRET_VALUE = re.compile(r"://[^/@\s]*:[^/@\s]+@")
+"""A URL with a password in it: a proxy's, a database's."""
 
 _HASH = re.compile(r"(IDENTIFIED (?:BY PASSWORD|WITH \S+ (?:USING|AS|BY))) '[^']*'", re.IGNORECASE)
 
@@ -54,7 +58,7 @@ def clean_environment() -> dict[str, str]:
     return {
         name: value
         for name, value in os.environ.items()
-        if name != orphans.MARK and not _SECRET_NAME.search(name.upper())
+        if name != orphans.MARK and not _SECRET_NAME.search(name.upper()) and not _SECRET_VALUE.search(value)
     }
 
 
@@ -149,7 +153,8 @@ class Child:
     """One running tool; a context manager that ends it, whatever happens: it dies with the thread that made it.
 
     ``stream`` says whether stdout is a stream for :meth:`read_into`; otherwise stdout joins
-    stderr in the log.  ``on_line`` is called, from another thread, for every line.
+    stderr in the log.  ``on_line`` is called, from another thread, for every line.  ``hidden`` are secrets that the
+    child was given: should it print them, nobody gets to see that.
     """
 
     def __init__(
@@ -158,8 +163,10 @@ class Child:
         *,
         stream: bool = False,
         on_line: Callable[[], None] | None = None,
+        hidden: Sequence[str] = (),
     ) -> None:
         self.name = os.path.basename(argv[0])
+        self._hidden = _ways_to_write(hidden)
         self._on_line = on_line
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._lost = False
@@ -262,7 +269,7 @@ class Child:
         pipe = self._process.stderr or self._process.stdout
         assert pipe is not None
         with pipe:
-            for line in map(_masked, _lines(pipe.fileno())):
+            for line in (_masked(line, self._hidden) for line in _lines(pipe.fileno())):
                 self._tail.append(line)
                 LOG.debug("%s: %s", self.name, line)
                 if self._on_line:
@@ -282,9 +289,17 @@ def _lines(descriptor: int) -> Iterator[str]:
         yield rest.decode(errors="replace").rstrip()[:LINE_LIMIT]
 
 
-def _masked(line: str) -> str:
-    """The line without the hash of a password: mariabackup prints SHOW GRANTS when a privilege is missing."""
+def _masked(line: str, hidden: Sequence[str]) -> str:
+    """The line without secrets, nor the hash of one: mariabackup prints SHOW GRANTS when a privilege is missing."""
+    for secret in hidden:
+        line = line.replace(secret, "***")
     return _HASH.sub(r"\1 '***'", line)
+
+
+def _ways_to_write(secrets: Sequence[str]) -> tuple[str, ...]:
+    """The secrets, as they are and as option files have them, longest first."""
+    escaped = (secret.replace("\\", "\\\\").replace('"', '\\"') for secret in secrets)
+    return tuple(sorted({one for one in (*secrets, *escaped) if one}, key=len, reverse=True))
 
 
 def _missing(tool: str) -> ToolError:

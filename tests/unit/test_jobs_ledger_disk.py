@@ -232,7 +232,7 @@ def test_a_filesystem_without_locks_is_told(ledger: Ledger, monkeypatch: pytest.
 def test_records_that_may_not_be_read_are_no_empty_list(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     job, _ = ledger.accept(asked())
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
     with monkeypatch.context() as patch:
@@ -240,7 +240,7 @@ def test_records_that_may_not_be_read_are_no_empty_list(ledger: Ledger, monkeypa
         with pytest.raises(GuestagentError, match=r"cannot read state_dir .*: Permission denied; run as a user that"):
             ledger.all()
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_bytes", refuse)
+        patch.setattr(durable, "read_small", refuse)
         with pytest.raises(GuestagentError, match=r"cannot read state_dir .*: Permission denied"):
             ledger.get(job.id)
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from guestagent.errors import GuestagentError, Refused, UsageError
+from guestagent.errors import GuestagentError, Refused, UsageError, one_line
 from guestagent.jobs.record import Job
 from guestagent.jobs.record import Kind as JobKind
 from guestagent.rpc import places
-from guestagent.rpc.checks import Arguments, is_id, one_line, shown
+from guestagent.rpc.checks import Arguments, is_id, shown
 from guestagent.rpc.ours import Ours
 from guestagent.rpc.trove import Trove
 from tests.fakes.backups import number

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if INTEGRATION in item.path.parents:
             item.add_marker(pytest.mark.integration)
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_they_were() -> Iterator[None]:
+    """A program sets levels for its whole process, which tests share."""
+    before = {name: logger.level for name, logger in _loggers()}
+    yield
+    for name, logger in _loggers():
+        if logger.level != before.get(name, logging.NOTSET):
+            logger.setLevel(before.get(name, logging.NOTSET))
+
+
+def _loggers() -> list[tuple[str, logging.Logger]]:
+    known = logging.root.manager.loggerDict.items()
+    return [("", logging.root), *((name, one) for name, one in known if isinstance(one, logging.Logger))]
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from guestagent.datadir import layout
+from guestagent.errors import Busy
 from guestagent.jobs.lock import only_job
 from guestagent.jobs.record import Job, State
 from guestagent.model import backup_id
@@ -119,14 +120,21 @@ def settled(agent: Agent, job_id: str) -> Job:
     return agent.wait_until_told(job_id)
 
 
+def _is_free(state: Path) -> bool:
+    try:
+        with only_job(state, "test"):
+            return True
+    except Busy:
+        return False
+
+
 def assert_idle(guest: Guest, *failed: str) -> None:
     """No child of a job alive, the host's lock free, nothing in state_dir that a job needs while it runs.
 
     The marks of backups that ``failed`` since the last sweep may be there: a put may come late.
     """
     wait_until(lambda: not children(guest.place), f"the children end: {children(guest.place)}", limit=10)
-    with only_job(guest.state, "test"):
-        pass
+    wait_until(lambda: _is_free(guest.state), "the host's lock is free")  # an agent that has just started sweeps
     assert list((guest.state / "scratch").glob("*")) == []
     assert {path.name for path in (guest.state / "unfinished").glob("*")} <= set(failed)
     assert {path.suffix for path in (guest.state / "jobs").iterdir()} <= {".json", ""}

@@ -232,6 +232,13 @@ def test_a_checksum_is_as_long_as_the_conductors_table_has_room_for(outbox: Outb
     assert [update["checksum"] for update in updates(outbox)] == ["0123456789abcdef" * 2]
 
 
+def test_a_conductor_without_records_tells_what_it_was_told(outbox: Outbox) -> None:
+    conductor = Conductor(outbox, "guest-1", ask=lambda: None)
+    assert payload(conductor) == {"service_status": "healthy", "job": None}
+    conductor.changed(running())
+    assert payload(conductor)["job"] == {"id": "b1", "kind": "backup", "phase": "", "percent": None}
+
+
 # Notifications
 
 

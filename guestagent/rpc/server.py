@@ -66,6 +66,8 @@ class RpcServer:
         return True
 
     def _start(self) -> None:
+        if self._given_up:
+            return
         try:
             self._server.start(override_pool_size=THREADS)
         except Exception as error:

@@ -58,6 +58,7 @@ class Alone:
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
     @property
@@ -73,18 +74,26 @@ class Alone:
         It goes on then, and ends with the process at the latest; ``late`` is told of the error that it ends with.
         """
         limit = time.monotonic() + patience
-        if self._thread is not None:
-            self._thread.join(patience)
-        if self.busy:
-            raise TimeoutError
         outcome: Future[Outcome] = Future()
-        self._thread = threading.Thread(target=_settle, args=(outcome, what), name=self._name, daemon=True)
-        self._thread.start()
-        self._thread.join(max(0, limit - time.monotonic()))
+        thread = threading.Thread(target=_settle, args=(outcome, what), name=self._name, daemon=True)
+        while (earlier := self._begin(thread)) is not None:
+            earlier.join(max(0, limit - time.monotonic()))
+            if earlier.is_alive():
+                raise TimeoutError
+        thread.join(max(0, limit - time.monotonic()))
         if not outcome.done():
             outcome.add_done_callback(lambda ended: late(error) if (error := ended.exception()) else None)
             raise TimeoutError
         return outcome.result()
+
+    def _begin(self, thread: threading.Thread) -> threading.Thread | None:
+        """Start the thread, unless another one runs: gives that one."""
+        with self._lock:
+            if self._thread is not None and self._thread.is_alive():
+                return self._thread
+            thread.start()
+            self._thread = thread
+            return None
 
 
 def _settle(outcome: Future[Outcome], what: Callable[[], Outcome]) -> None:

@@ -29,7 +29,7 @@ STALE_AFTER = 24 * 3600
 
 _TRIES = 100
 _MISSING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
-_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_DENIED = {errno.EACCES, errno.EPERM}
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -200,6 +200,8 @@ def _translated(error: OSError, what: str, *, missing: bool) -> StorageError:
         return ObjectMissing(f"{what}: no such object")
     if error.errno in _DENIED:
         return StorageDenied(f"{what}: {error.strerror}", hint="let the agent's user read and write there")
+    if error.errno == errno.EROFS:  # which passes, unlike a right that was never given
+        return StorageError(f"{what}: {error.strerror}", hint="let the agent's user read and write there")
     if error.errno in _FULL:
         return StorageError(f"{what}: the store is full", hint="make room, or delete old backups")
     return StorageError(f"{what}: {error.strerror or error}")

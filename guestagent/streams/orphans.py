@@ -149,7 +149,7 @@ def _undying(pid: int, why: str) -> ToolError:
 
 
 def _boot() -> str:
-    return (_PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return (_PROC / "sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
 
 
 def _namespace() -> str:

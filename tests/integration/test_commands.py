@@ -185,7 +185,7 @@ def test_a_prepare_that_does_not_listen_is_killed(target: Guest, tip: Backup) ->
         wait_for_held(target.place, "--prepare")
         busy = target.command("restore", tip.id)
         assert busy.returncode == 7
-        assert f"busy with restore {tip.id} (pid {command.process.pid})" in busy.stderr
+        assert re.search(rf"busy with restore {tip.id} \(job [-0-9a-f]+\) \(pid {command.process.pid}\)", busy.stderr)
         stop_now(command, signal.SIGINT)
     assert_untouched(target, before)
 

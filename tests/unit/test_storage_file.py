@@ -253,7 +253,7 @@ def test_an_object_that_vanishes_during_a_listing_is_left_out(
         (errno.EDQUOT, StorageError, "the store is full; make room"),
         (errno.EACCES, StorageDenied, "Permission denied; let the agent's user"),
         (errno.EPERM, StorageDenied, "not permitted; let the agent's user"),
-        (errno.EROFS, StorageDenied, "Read-only file system; let the agent's user"),
+        (errno.EROFS, StorageError, "Read-only file system; let the agent's user"),
         (errno.EIO, StorageError, "Input/output error"),
     ],
 )

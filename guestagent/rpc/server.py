@@ -7,6 +7,7 @@ agent must start without its broker, and stop with a call that hangs, so both ha
 from __future__ import annotations
 
 import logging
+import threading
 from typing import Any
 
 from guestagent.errors import GuestagentError, one_line
@@ -37,7 +38,7 @@ class RpcServer:
         dispatcher = Dispatcher(endpoints, _serializer(key))
         self._server = QuietServer(transport, target, dispatcher)
         self._alone = Alone("rpc server")
-        self._given_up = False
+        self._given_up = threading.Event()
         self.listening = False
 
     def start(self, *, patience: float) -> bool:
@@ -57,7 +58,7 @@ class RpcServer:
         False if that has not happened within ``patience`` seconds: the process must then end without waiting for its
         threads.
         """
-        self._given_up = True
+        self._given_up.set()
         try:
             self._alone.run(self._stop, patience=patience)
         except TimeoutError:
@@ -66,7 +67,7 @@ class RpcServer:
         return True
 
     def _start(self) -> None:
-        if self._given_up:
+        if self._given_up.is_set():
             return
         try:
             self._server.start(override_pool_size=THREADS)
@@ -74,7 +75,7 @@ class RpcServer:
             raise _explained(self._topic, error) from error
         self.listening = True
         LOG.info("listening on %s", self._topic)
-        if self._given_up:
+        if self._given_up.is_set():
             self._stop()
 
     def _stop(self) -> None:

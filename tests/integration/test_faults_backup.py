@@ -142,7 +142,7 @@ def test_a_datadir_that_is_not_ours_to_read(make_guest: MakeGuest) -> None:
     # Python itself may lie where nobody may look, so all modules are loaded before.
     program = (
         "import _strptime, os, pwd, sys; from guestagent.cli import main;"
-        "import guestagent.cli.create, guestagent.storage.file;"
+        "import guestagent.cli.create, guestagent.storage.file, pymysql;"
         "out = os.dup(1); os.dup2(os.open(os.devnull, 1), 1); main([*sys.argv[1:], 'backup', 'list']); os.dup2(out, 1);"
         "nobody = pwd.getpwnam('nobody'); os.setgroups([]); os.setgid(nobody.pw_gid); os.setuid(nobody.pw_uid);"
         "sys.exit(main([*sys.argv[1:], 'backup', 'create']))"

@@ -135,6 +135,13 @@ def test_a_server_may_be_stopped_before_it_started_and_twice(agent: Agent, url: 
     assert server.stop(patience=SOON)
 
 
+def test_a_start_after_the_stop_listens_to_nobody(agent: Agent, url: str) -> None:
+    server = RpcServer(open_transport(bare_conf(), url), [agent.ours()], instance=agent.instance)
+    assert server.stop(patience=SOON)
+    assert not server.start(patience=SOON)
+    assert not server.listening
+
+
 def test_a_stop_waits_for_what_runs_and_no_longer_than_it_may(
     agent: Agent, url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import boto3
+from botocore.auth import AUTH_TYPE_MAPS, S3SigV4Auth
+from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ConnectionClosedError, SSLError
 
@@ -31,6 +33,23 @@ TLS = tls.Options(
 )
 PORTS = {"http": 80, "https": 443}
 _BROKE_OFF = (ConnectionClosedError, SSLError)
+_SIGNATURE = "guestagent-s3v4"
+"""The name under which botocore finds our variant of its ``s3v4``."""
+
+
+class _SignedOnce(S3SigV4Auth):
+    """The signature of S3, which takes the SHA-256 of a body from the checksum header that it signs, if there is one.
+
+    Without TLS the signature covers the body.  To hash it once more costs as much as half of its compression.
+    """
+
+    def payload(self, request: AWSRequest) -> str:
+        """The hexadecimal SHA-256 of the body, or whatever else the signature has in its place."""
+        known = request.headers.get("x-amz-checksum-sha256")
+        return base64.b64decode(known).hex() if known else super().payload(request)
+
+
+AUTH_TYPE_MAPS[_SIGNATURE] = _SignedOnce
 
 
 class Untrusted(BotoCoreError):
@@ -57,8 +76,15 @@ def connected(settings: S3Settings) -> S3Client:
     except (BotoCoreError, ValueError) as error:
         raise ConfigError(f"cannot set up s3: {error}", hint="correct the options of [s3]") from error
     client.meta.events.register("before-call.s3.DeleteObjects", _add_md5)
+    if not _has_tls(settings):
+        client.meta.events.register("choose-signer.s3.PutObject", _sign_once)
     client.meta.events.register_first("needs-retry.s3", _give_up(settings, terms))
     return client
+
+
+def _sign_once(signature_version: object, **_: Any) -> Any:
+    """Our signature instead of botocore's, where that is the usual one."""
+    return _SIGNATURE if signature_version in ("v4", "s3v4") else None
 
 
 def _give_up(settings: S3Settings, terms: tls.Terms) -> Callable[..., None]:
@@ -87,12 +113,16 @@ def _checked(settings: S3Settings) -> tls.Terms:
     if "@" in settings.endpoint_url:
         raise ConfigError("[s3] endpoint_url holds credentials", hint="move them to access_key_id, secret_access_key")
     terms = tls.opened(tls.Files(settings.ca_bundle, settings.client_cert, settings.client_key), TLS)
-    return tls.Terms(TLS) if settings.endpoint_url.startswith("http:") else terms
+    return terms if _has_tls(settings) else tls.Terms(TLS)
+
+
+def _has_tls(settings: S3Settings) -> bool:
+    return not settings.endpoint_url.startswith("http:")
 
 
 def _config(settings: S3Settings) -> Config:
     s3: dict[str, Any] = {"addressing_style": settings.addressing_style}
-    if settings.request_checksum_calculation == "when_supported" and not settings.endpoint_url.startswith("http:"):
+    if settings.request_checksum_calculation == "when_supported" and _has_tls(settings):
         # TLS and the signed checksum header protect the body: spare the signature's own SHA-256 over it.
         s3["payload_signing_enabled"] = False
     options: dict[str, Any] = {

@@ -22,9 +22,10 @@ Sources: ``extra/mariabackup/xbstream*`` of the MariaDB server and what its 10.1
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+
+from zlib_ng import zlib_ng
 
 from guestagent.errors import Corrupt
 
@@ -114,7 +115,7 @@ def read_chunk(view: memoryview, at: int, end: int, *, dialect: str) -> Chunk:
 
 def check_crc(view: memoryview, chunk: Chunk) -> None:
     """Raise Corrupt unless the chunk's map and payload have the CRC-32 of its header."""
-    if chunk.kind in (PAYLOAD, SPARSE) and zlib.crc32(view[chunk.body : chunk.end]) != chunk.crc:
+    if chunk.kind in (PAYLOAD, SPARSE) and zlib_ng.crc32(view[chunk.body : chunk.end]) != chunk.crc:
         raise Corrupt(f"a chunk of {shown(chunk.path)} at offset {chunk.offset} has a wrong checksum")
 
 

@@ -1,4 +1,4 @@
-"""Segments, raw to stored and back: zstd frames of a few MiB one after the other, or plain bytes.
+"""Segments, raw to stored and back: zstd frames one after the other, or plain bytes.
 
 Frames in a row are what the zstd tool writes and reads too, so ``cat data/* | zstd -d``
 gives the stream back.
@@ -15,14 +15,15 @@ import zstandard
 
 from guestagent.errors import Corrupt
 
-FRAME = 4 << 20
-"""Raw bytes of one zstd frame; one-shot compression of 1-4 MiB is the cheapest there is."""
+FRAME = 32 << 20
+"""Raw bytes of one zstd frame at the most, so that a segment is one unless segments were made larger: compressed in one
+call, which is the cheapest there is, and handed on as it is, without a second copy."""
 
 ZSTD = "zstd"
 NONE = "none"
 
 MAX_WINDOW = 8 << 20
-"""Bytes of memory that a frame may ask for; frames of FRAME bytes never need more than that."""
+"""Bytes of memory that a frame may ask for; levels up to 19 never need more than that."""
 
 _LOCAL = threading.local()
 
@@ -55,6 +56,8 @@ def decode(stored: bytes, compression: str, into: memoryview) -> None:
 
 
 def _compress(raw: memoryview, level: int) -> bytes:
+    if len(raw) <= FRAME:
+        return _compressor(level).compress(raw)
     stored = io.BytesIO()  # which, unlike a list that is joined, never holds the bytes twice
     for start in range(0, len(raw), FRAME):
         stored.write(_compressor(level).compress(raw[start : start + FRAME]))

@@ -85,7 +85,7 @@ def test_a_wrong_digest_is_refused_and_nothing_is_stored(store: Storage, monkeyp
     monkeypatch.setattr(s3, "_LONGEST_PAUSE", 0.01)
     store.put("kept", b"old")
     for key in ("kept", "key"):
-        with pytest.raises(StorageError, match="BadDigest"):
+        with pytest.raises(StorageError, match="XAmzContentSHA256Mismatch"):
             store.put(key, BODY, sha256=digest(b"other bytes"))
     assert store.get("kept", limit=10) == b"old"
     with pytest.raises(ObjectMissing):

@@ -185,6 +185,15 @@ def test_a_put_carries_the_digest_that_the_caller_has() -> None:
     assert asked.headers["x-amz-content-sha256"] == SHA256
 
 
+def test_a_body_whose_digest_is_known_is_not_hashed_for_the_signature() -> None:
+    claimed = "ab" * 32
+    with ScriptedS3(NOTHING) as server:
+        server.open().put("key", BODY, sha256=claimed)
+        (asked,) = server.asked
+    assert asked.headers["x-amz-content-sha256"] == claimed
+    assert "x-amz-checksum-sha256" in asked.headers["authorization"]
+
+
 def test_an_old_store_sees_no_checksum_but_the_signatures_own() -> None:
     with ScriptedS3(NOTHING) as server:
         server.open(request_checksum_calculation="when_required").put("key", BODY, sha256=SHA256)

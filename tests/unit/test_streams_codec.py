@@ -19,7 +19,7 @@ from guestagent.errors import Corrupt
 from guestagent.streams import codec
 from guestagent.streams.codec import FRAME, NONE, ZSTD, Buffer, decode, encoder
 
-RAW = random.Random(7).randbytes(2 << 20) + bytes(2 << 20) + random.Random(8).randbytes(5 << 20)
+RAW = random.Random(7).randbytes(2 << 20) + bytes(FRAME) + random.Random(8).randbytes(FRAME)
 """More than two frames, the last one short."""
 
 
@@ -75,12 +75,17 @@ def test_what_the_zstd_tool_writes_can_be_read() -> None:
     assert decoded(done.stdout, len(RAW)) == RAW
 
 
-def test_frames_know_their_size_and_are_of_four_mebibytes() -> None:
-    data = stored(RAW)
+@pytest.mark.parametrize("level", [1, 19])
+def test_frames_know_their_size_and_need_no_more_memory_than_is_allowed(level: int) -> None:
+    data = stored(bytes(FRAME + 1), level=level)
     first = zstandard.get_frame_parameters(data)
 
     assert first.content_size == FRAME
-    assert first.window_size <= FRAME <= codec.MAX_WINDOW
+    assert first.window_size <= codec.MAX_WINDOW
+
+
+def test_an_ordinary_segment_is_one_frame() -> None:
+    assert zstandard.get_frame_parameters(stored(RAW[: 20 << 20])).content_size == 20 << 20
 
 
 def test_one_encoder_serves_several_threads() -> None:
@@ -173,7 +178,7 @@ except Corrupt as error:
 
 @pytest.mark.parametrize(
     "bomb",
-    [zstandard.ZstdCompressor(level=1).compress(bytes(1 << 29)), stored(bytes(FRAME)) * 1000],
+    [zstandard.ZstdCompressor(level=1).compress(bytes(1 << 29)), stored(bytes(FRAME)) * 100],
     ids=["one frame", "many frames"],
 )
 def test_a_bomb_is_refused_in_bounded_memory(bomb: bytes) -> None:

@@ -20,9 +20,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def loggers_as_they_were() -> Iterator[None]:
-    """A program sets levels for its whole process, which tests share."""
+    """A program sets levels for its whole process, which tests share, and leaves a handler of a stderr that is gone."""
     before = {name: logger.level for name, logger in _loggers()}
     yield
+    for handler in [one for one in logging.root.handlers if type(one) is logging.StreamHandler]:
+        logging.root.removeHandler(handler)
     for name, logger in _loggers():
         if logger.level != before.get(name, logging.NOTSET):
             logger.setLevel(before.get(name, logging.NOTSET))

@@ -36,7 +36,10 @@ MAX_NAME = 255
 MAX_DEPTH = 16
 """Directories of a path; both tools write one or two, and each may be one to be made."""
 MAX_PAYLOAD = 16 << 20
-"""Bytes; both tools write 10 MiB at the most unless told otherwise."""
+"""Bytes in a segment of ours; the tools write data files in 10 MiB at the most unless told otherwise."""
+MAX_DUMPED_PAYLOAD = 2 << 30
+"""Bytes in what a tool writes: mariabackup sends changed pages by the quarter of a page's size, so up to 64 MiB at
+once for pages of 16 KiB and 1 GiB for those of 64 KiB.  See split, which divides them."""
 MAX_SPARSE_MAP = 1 << 16
 MAX_FILE = 1 << 56
 """Bytes; more than any filesystem takes, and far enough from 2**63 that no sum of offsets reaches it."""
@@ -56,8 +59,8 @@ _SPARSE_ENTRY = struct.Struct("<II")
 LONGEST_CHUNK = _HEAD.size + MAX_PATH + _SPARSE.size + MAX_SPARSE_MAP * _SPARSE_ENTRY.size + MAX_PAYLOAD
 
 
-_Read = Callable[[memoryview, int, int, int, bytes], "Chunk"]
-"""From the buffer, where the chunk begins, where its path ended, where the bytes end, and the path."""
+_Read = Callable[[memoryview, int, int, int, bytes, int], "Chunk"]
+"""From the buffer, where the chunk begins, where its path ended, where the bytes end, the path, and the most bytes."""
 
 
 class Incomplete(Exception):
@@ -95,11 +98,11 @@ class Chunk:
 PAYLOAD, END, SPARSE, SEEK, RENAME, REMOVE = "payload", "end", "sparse", "seek", "rename", "remove"
 
 
-def read_chunk(view: memoryview, at: int, end: int, *, dialect: str) -> Chunk:
+def read_chunk(view: memoryview, at: int, end: int, *, dialect: str, longest: int = MAX_PAYLOAD) -> Chunk:
     """The header of the chunk at ``at``, of which bytes up to ``end`` are there.
 
     The payload need not be there yet.  Raises Incomplete if the header is not, and Corrupt for
-    anything that is not a chunk of ``dialect``.
+    anything that is not a chunk of ``dialect``, or one of more than ``longest`` bytes.
     """
     _need(at + _HEAD.size, at, end)
     magic, flags, kind, length = _HEAD.unpack_from(view, at)
@@ -109,14 +112,14 @@ def read_chunk(view: memoryview, at: int, end: int, *, dialect: str) -> Chunk:
     read = _READERS[dialect].get(kind)
     if read is None:
         raise Corrupt(f"the stream has a chunk of unknown type {kind!r} for {shown(path)}")
-    chunk = read(view, at, after, end, path)
+    chunk = read(view, at, after, end, path, longest)
     return replace(chunk, rewrite=True) if dialect == MBSTREAM and flags == REWRITE else chunk
 
 
 def check_crc(view: memoryview, chunk: Chunk) -> None:
     """Raise Corrupt unless the chunk's map and payload have the CRC-32 of its header."""
     if chunk.kind in (PAYLOAD, SPARSE) and zlib_ng.crc32(view[chunk.body : chunk.end]) != chunk.crc:
-        raise Corrupt(f"a chunk of {shown(chunk.path)} at offset {chunk.offset} has a wrong checksum")
+        raise _wrong_checksum(chunk)
 
 
 def whole_chunks(view: memoryview, *, dialect: str) -> Iterator[Chunk]:
@@ -177,30 +180,30 @@ def _inside(path: bytes) -> bytes:
     return plain
 
 
-def _payload(view: memoryview, at: int, after: int, end: int, path: bytes) -> Chunk:
+def _payload(view: memoryview, at: int, after: int, end: int, path: bytes, longest: int) -> Chunk:
     _need(after + _PAYLOAD.size, at, end)
     length, offset, crc = _PAYLOAD.unpack_from(view, after)
-    _check_extent(path, length, offset)
+    _check_extent(path, length, offset, longest)
     body = after + _PAYLOAD.size
     return Chunk(kind=PAYLOAD, path=path, body=body, end=body + length, offset=offset, crc=crc)
 
 
 def _bare(kind: str) -> _Read:
     """A reader of chunks that end after their path."""
-    return lambda view, at, after, end, path: Chunk(kind=kind, path=path, body=after, end=after)
+    return lambda view, at, after, end, path, longest: Chunk(kind=kind, path=path, body=after, end=after)
 
 
-def _seek(view: memoryview, at: int, after: int, end: int, path: bytes) -> Chunk:
+def _seek(view: memoryview, at: int, after: int, end: int, path: bytes, longest: int) -> Chunk:
     _need(after + _U64.size, at, end)
     (offset,) = _U64.unpack_from(view, after)
-    _check_extent(path, 0, offset)
+    _check_extent(path, 0, offset, longest)
     return Chunk(kind=SEEK, path=path, body=after, end=after + _U64.size, offset=offset)
 
 
-def _sparse(view: memoryview, at: int, after: int, end: int, path: bytes) -> Chunk:
+def _sparse(view: memoryview, at: int, after: int, end: int, path: bytes, longest: int) -> Chunk:
     _need(after + _SPARSE.size, at, end)
     entries, length, offset, crc = _SPARSE.unpack_from(view, after)
-    _check_extent(path, length, offset)
+    _check_extent(path, length, offset, MAX_PAYLOAD)
     if entries > MAX_SPARSE_MAP:
         raise Corrupt(f"the stream has a sparse map of {entries} entries for {shown(path)}")
     body = after + _SPARSE.size
@@ -208,16 +211,53 @@ def _sparse(view: memoryview, at: int, after: int, end: int, path: bytes) -> Chu
     return Chunk(kind=SPARSE, path=path, body=body, end=body + size, offset=offset, crc=crc, entries=entries)
 
 
-def _rename(view: memoryview, at: int, after: int, end: int, path: bytes) -> Chunk:
+def _rename(view: memoryview, at: int, after: int, end: int, path: bytes, longest: int) -> Chunk:
     _need(after + _U32.size, at, end)
     (length,) = _U32.unpack_from(view, after)
     new_path, stop = _path(view, at, after + _U32.size, length, end)
     return Chunk(kind=RENAME, path=path, body=after, end=stop, new_path=new_path)
 
 
-def _check_extent(path: bytes, length: int, offset: int) -> None:
-    if length > MAX_PAYLOAD or offset + length > MAX_FILE:
+def _check_extent(path: bytes, length: int, offset: int, longest: int) -> None:
+    if length > longest or offset + length > MAX_FILE:
         raise Corrupt(f"the stream has a chunk of {length} bytes at offset {offset} for {shown(path)}")
+
+
+class Divided:
+    """A payload chunk, in pieces that are chunks of their own; ``head`` is its header, as it came.
+
+    Every piece has a header as long as the first one's, so that it can be put where that is.
+    """
+
+    def __init__(self, chunk: Chunk, head: bytes) -> None:
+        self._chunk = chunk
+        self._head = bytearray(head)
+        self._offset = chunk.offset
+        self._crc = 0
+        self.left = chunk.end - chunk.payload
+        """Bytes of payload that are in no piece yet."""
+
+    @property
+    def head_size(self) -> int:
+        """Bytes of each piece's header."""
+        return len(self._head)
+
+    def head_of(self, payload: memoryview) -> bytes:
+        """The header of the next piece; raises Corrupt if, with the last one, the checksum of the whole is wrong."""
+        self.left -= len(payload)
+        self._crc = zlib_ng.crc32(payload, self._crc)
+        if not self.left and self._crc != self._chunk.crc:
+            raise _wrong_checksum(self._chunk)
+        fields = len(payload), self._offset, zlib_ng.crc32(payload)
+        _PAYLOAD.pack_into(self._head, len(self._head) - _PAYLOAD.size, *fields)
+        head = bytes(self._head)
+        self._offset += len(payload)
+        self._head[len(MAGIC)] = 0  # only the first piece may begin the file anew
+        return head
+
+
+def _wrong_checksum(chunk: Chunk) -> Corrupt:
+    return Corrupt(f"a chunk of {shown(chunk.path)} at offset {chunk.offset} has a wrong checksum")
 
 
 def shown(path: bytes) -> str:

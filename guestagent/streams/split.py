@@ -2,7 +2,8 @@
 
 The stream is followed chunk by chunk: files begin, grow and end in order, and
 the stream ends only after every file did.  So a dump that is cut short or
-garbled is caught while it is made.  A segment is a run of whole chunks.
+garbled is caught while it is made.  A segment is a run of whole chunks; one
+that is too large for it is divided into several, which mean the same.
 """
 
 from __future__ import annotations
@@ -13,11 +14,24 @@ from dataclasses import dataclass
 from guestagent.errors import Corrupt, Refused
 from guestagent.manifest import MAX_FILES, MAX_SEGMENTS
 from guestagent.streams import chunks
-from guestagent.streams.chunks import LONGEST_CHUNK, Chunk, Incomplete, file_end, read_chunk, shown
+from guestagent.streams.chunks import (
+    LONGEST_CHUNK,
+    MAX_DUMPED_PAYLOAD,
+    MAX_PAYLOAD,
+    Chunk,
+    Divided,
+    Incomplete,
+    file_end,
+    read_chunk,
+    shown,
+)
 from guestagent.streams.codec import Buffer
 
 LOOK_AHEAD = 256 << 10
 """Bytes read beyond the chunk at hand, so that small chunks do not cost a system call each."""
+
+PIECE = 8 << 20
+"""Bytes of payload in each piece of a chunk that is divided; many times what is read ahead."""
 
 Read = Callable[[memoryview], int]
 """Fills a view from its start and returns how many bytes; 0 only at a proven end (it raises otherwise)."""
@@ -50,6 +64,7 @@ class Splitter:
         self._index = 0
         self._over = False
         self._files = _Files()
+        self._divided: Divided | None = None
         self.ordered_from: int | None = None
 
     @property
@@ -67,7 +82,7 @@ class Splitter:
             self._files.check_end()
             return None
         cut, filled = self._fill(buffer.view)
-        if self._tells_last:
+        if self._tells_last and not self._divided:
             filled = self._read_upto(buffer.view, cut + 1, filled)
             self._over = filled == cut
         self._carry = bytes(buffer.view[cut:filled])
@@ -99,6 +114,8 @@ class Splitter:
 
     def _next_chunk(self, view: memoryview, at: int, filled: int) -> tuple[Chunk | None, int]:
         """The whole chunk at ``at``, or None at the end of the stream; and where the bytes end now."""
+        if self._divided and filled == at:
+            return self._piece(self._divided, view, at, filled + self._divided.head_size)
         need = 1
         while True:
             filled = self._read_upto(view, at + need, filled)
@@ -107,13 +124,30 @@ class Splitter:
             if filled < at + need:
                 raise Corrupt("the stream ends inside a chunk")
             try:
-                chunk = read_chunk(view, at, filled, dialect=self._dialect)
+                chunk = read_chunk(view, at, filled, dialect=self._dialect, longest=MAX_DUMPED_PAYLOAD)
             except Incomplete as error:
                 need = error.need
                 continue
+            if chunk.end - chunk.payload > MAX_PAYLOAD:
+                self._divided = Divided(chunk, bytes(view[at : chunk.body]))
+                return self._piece(self._divided, view, at, filled)
             if chunk.end <= filled:
                 return chunk, filled
             need = chunk.end - at
+
+    def _piece(self, divided: Divided, view: memoryview, at: int, filled: int) -> tuple[Chunk, int]:
+        """The next piece of a chunk that is too large for us, at ``at``; reads nothing of what follows it."""
+        body = at + divided.head_size
+        end = body + min(PIECE, divided.left)
+        while filled < end:
+            count = self._read(view[filled:end])
+            if not count:
+                raise Corrupt("the stream ends inside a chunk")
+            filled += count
+        view[at:body] = divided.head_of(view[body:end])
+        if not divided.left:
+            self._divided = None
+        return read_chunk(view, at, end, dialect=self._dialect), filled
 
     def _read_upto(self, view: memoryview, upto: int, filled: int) -> int:
         """Read until ``upto`` bytes are there, or the stream ends."""

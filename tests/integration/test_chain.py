@@ -83,6 +83,22 @@ def test_the_guides_chain_through_the_commands(guest: Guest, make_guest: MakeGue
     assert (newer["instance_id"], newer["parent_id"]) == ("guest2", second["id"])
 
 
+def test_an_incremental_of_more_pages_than_a_chunk_of_ours_holds(guest: Guest, make_guest: MakeGuest) -> None:
+    guest.server.script(
+        "CREATE DATABASE d; USE d; CREATE TABLE t (id INT PRIMARY KEY, v VARBINARY(4000), w VARBINARY(4000));"
+        "INSERT INTO t SELECT seq, RANDOM_BYTES(1000), RANDOM_BYTES(1000) FROM seq_1_to_1000;"
+    )
+    full = guest.back_up()
+    guest.server.script(
+        "USE d; SET @b = REPEAT(RANDOM_BYTES(1000), 4); INSERT INTO t SELECT seq, @b, @b FROM seq_1001_to_10000"
+    )
+    grown = guest.back_up(full)
+    assert grown.manifest.raw_size > 72_000_000
+    other = make_guest("guest2", empty=True)
+    other.restore(grown, start=True)
+    assert other.server.content() == guest.server.content()
+
+
 def test_a_chain_across_instances_restores_from_its_location_alone(guest: Guest, make_guest: MakeGuest) -> None:
     guest.server.script(FIRST)
     full = guest.back_up()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import random
+import struct
 
 import pytest
 from hypothesis import given
@@ -27,10 +29,18 @@ NESTED = (
 class Cut:
     """A stream, cut."""
 
-    def __init__(self, stream: bytes, *, dialect: str = MBSTREAM, size: int = 1 << 20, step: int = 1 << 30) -> None:
+    def __init__(
+        self,
+        stream: bytes,
+        *,
+        dialect: str = MBSTREAM,
+        size: int = 1 << 20,
+        step: int = 1 << 30,
+        tells_last: bool = False,
+    ) -> None:
         self.reads = 0
         self._source = wire.source(stream, step)
-        self._splitter = Splitter(self._read, dialect=dialect, segment_size=size)
+        self._splitter = Splitter(self._read, dialect=dialect, segment_size=size, tells_last=tells_last)
         self.segments = list(self._all())
         self.files = self._splitter.files
         self.ordered_from = self._splitter.ordered_from
@@ -350,3 +360,65 @@ def test_garbled_bytes_are_taken_or_refused_but_nothing_else(chunk: bytes, posit
     stream[position] ^= 0xFF
     with contextlib.suppress(Corrupt):
         Cut(bytes(stream))
+
+
+# Chunks that are too large for a segment
+
+
+LARGE = random.Random(3).randbytes(1 << 20) * (2 * split.PIECE // (1 << 20)) + b"and some more" * 1000
+"""The payload of a chunk that becomes three: of changed pages, mariabackup writes 64 MiB into one."""
+
+
+def restored(segments: list[bytes]) -> dict[bytes, bytes]:
+    files: dict[bytes, bytearray] = {}
+    for segment in segments:
+        view = memoryview(segment)
+        for chunk in whole_chunks(view, dialect=MBSTREAM):
+            if chunk.kind == chunks.PAYLOAD:
+                found = files.setdefault(chunk.path, bytearray())
+                assert chunk.offset == len(found)
+                found += view[chunk.payload : chunk.end]
+    return {path: bytes(content) for path, content in files.items()}
+
+
+@pytest.mark.parametrize("size", [1, 5 << 20, split.PIECE + 1000, 64 << 20])
+@pytest.mark.parametrize("step", [10_007, 1 << 30])
+@pytest.mark.parametrize("tells_last", [False, True])
+def test_a_large_chunk_is_divided_into_pieces_that_mean_the_same(size: int, step: int, tells_last: bool) -> None:
+    delta = LARGE[: -split.PIECE] if step < len(LARGE) else LARGE
+    delta += bytes(max(0, chunks.MAX_PAYLOAD + 1 - len(delta)))
+    stream = (
+        wire.file(b"a", b"before") + wire.file(b"./t.ibd.delta", delta, size=len(delta)) + wire.file(b"z", b"after")
+    )
+    cut = Cut(stream, size=size, step=step, tells_last=tells_last)
+
+    assert restored(cut.segments) == {b"a": b"before", b"t.ibd.delta": delta, b"z": b"after"}
+    assert (cut.files, cut.ordered_from) == (3, None)
+    assert all(len(segment) < size + chunks.MAX_PAYLOAD for segment in cut.segments)
+
+
+def test_a_large_chunk_may_begin_a_file_anew_and_only_its_first_piece_does() -> None:
+    again = wire.payload(b"a", LARGE, flags=wire.REWRITE) + wire.end(b"a")
+    cut = Cut(wire.file(b"a", b"first") + again, size=split.PIECE)
+    flags = [segment[8] for segment in cut.segments]
+
+    assert cut.ordered_from == 1
+    assert flags[:3] == [0, wire.REWRITE, 0]
+    assert restored(cut.segments[1:]) == {b"a": LARGE}
+
+
+@pytest.mark.parametrize("place", [0, split.PIECE + 5, len(LARGE) - 1])
+def test_a_large_chunk_with_a_flipped_byte_is_refused(place: int) -> None:
+    flipped = bytearray(wire.payload(b"a", LARGE))
+    flipped[place - len(LARGE)] ^= 1
+    assert refusal(bytes(flipped) + wire.end(b"a")) == "a chunk of a at offset 0 has a wrong checksum"
+
+
+@pytest.mark.parametrize("lost", [1, len(LARGE) - split.PIECE, len(LARGE) - 1, len(LARGE)])
+def test_a_large_chunk_that_is_cut_short_is_refused(lost: int) -> None:
+    assert refusal(wire.payload(b"a", LARGE)[:-lost]) == "the stream ends inside a chunk"
+
+
+def test_there_is_a_limit_to_what_is_divided() -> None:
+    head = wire.head(b"P", b"a") + struct.pack("<QQI", chunks.MAX_DUMPED_PAYLOAD + 1, 0, 0)
+    assert refusal(head + b"x") == f"the stream has a chunk of {chunks.MAX_DUMPED_PAYLOAD + 1} bytes at offset 0 for a"

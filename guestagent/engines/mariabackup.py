@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from guestagent.engines import Connection, DumpFacts, DumpRequest, PrepareRequest, argv_for, facts, optionfile
+from guestagent.errors import ToolError
 from guestagent.model import Lsn, ServerFacts, Version
 
 _BINLOG = frozenset({"BINLOG MONITOR", "REPLICATION CLIENT", "SUPER"})
@@ -52,8 +53,14 @@ class Mariabackup:
         return argv_for.prepare(self.tool, request)
 
     def facts(self, files: Mapping[str, str]) -> DumpFacts:
-        """As in the protocol."""
-        return facts.dump_facts(files)
+        """As in the protocol; and no dump that ends at its checkpoint, which a prepare refuses for want of 16 bytes."""
+        found = facts.dump_facts(files)
+        if found.checkpoints.last == found.checkpoints.end:
+            raise ToolError(
+                f"{self.tool} ended its copy of the redo log at the checkpoint itself, LSN {found.checkpoints.end}",
+                hint="no prepare would accept that: take the backup again",
+            )
+        return found
 
     def prepared_to(self, files: Mapping[str, str]) -> Lsn:
         """As in the protocol."""

@@ -39,6 +39,7 @@ from guestagent.progress import Watch
 from guestagent.storage import open_storage
 from guestagent.streams.chunks import MBSTREAM
 from guestagent.streams.codec import encoder
+from guestagent.streams.crew import Team
 from guestagent.streams.extract import Extraction
 from guestagent.streams.process import Child
 from guestagent.streams.segments import Arrivals, Incoming, Stored, store
@@ -225,7 +226,7 @@ def backup(settings: Settings) -> None:
             segment_size=settings.segment_size,
             encode=encoder(settings.compression, settings.level),
             put=lambda index, body, sha256: catalog.put_segment(INSTANCE, BACKUP, index, body, sha256),
-            workers=settings.workers,
+            team=Team(settings.workers),
             watch=watch,
         )
         manifest = manifest_of(stored, settings)
@@ -267,7 +268,7 @@ def restore(settings: Settings) -> None:
         link = catalog.get(BACKUP)
         with Extraction(target, dialect=MBSTREAM) as extraction:
             incoming = incoming_of(catalog, link, extraction)
-            with Arrivals([incoming], workers=settings.workers, watch=Watch()) as arrivals:
+            with Arrivals([incoming], team=Team(settings.workers), watch=Watch()) as arrivals:
                 arrivals.wait_for(0)
         done(link.manifest)
 

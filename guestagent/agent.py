@@ -19,6 +19,7 @@ from guestagent.keys import KeyRing, KeySettings, KmsSettings, open_keys
 from guestagent.model import InstanceId, instance_id
 from guestagent.operations.host import DatabaseSettings, Host, RestoreSettings, StreamSettings
 from guestagent.storage import S3Settings, open_storage
+from guestagent.streams.process import Niceness
 
 if TYPE_CHECKING:
     from guestagent.rpc.client import AgentClient
@@ -199,6 +200,8 @@ def _database(conf: cfg.ConfigOpts) -> DatabaseSettings:
         start_timeout=wanted.start_timeout,
         parallel=wanted.parallel,
         lock_wait_timeout=wanted.lock_wait_timeout,
+        niceness=Niceness(wanted.nice, wanted.ionice),
+        checkpoint_first=wanted.checkpoint_first,
         extra_args=tuple(wanted.extra_args),
     )
 
@@ -211,6 +214,7 @@ def _stream(conf: cfg.ConfigOpts) -> StreamSettings:
         segment_size=wanted.segment_size,
         workers=wanted.workers,
         no_progress_limit=wanted.no_progress_limit,
+        rate_limit=wanted.rate_limit,
     )
 
 

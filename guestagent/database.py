@@ -54,6 +54,7 @@ _LOG_HINT = "look at the server's error log"
 _GLOBAL_GRANT = re.compile(r"GRANT ([A-Za-z_ ,]+) ON \*\.\* TO .*", re.DOTALL)
 _MONITOR_LSN = re.compile(r"^Log sequence number\s+([0-9]+)\s*$", re.MULTILINE)
 _REPLICA_SINCE = Version(8, 0, 22)
+_CHECKPOINT = "innodb_log_checkpoint_now"
 
 _REPLICATION_THREADS = (
     "SELECT id FROM information_schema.processlist WHERE user = 'system user'"
@@ -125,6 +126,14 @@ class Database:
         if self._replication():
             self._attempt("STOP ALL SLAVES" if self._datastore == "mariadb" else f"STOP {self._replica}")
         return self.quiet()
+
+    def knows_checkpoint(self) -> bool:
+        """Whether ``checkpoint`` is something that the server can do."""
+        return bool(self._rows(f"SHOW GLOBAL VARIABLES WHERE Variable_name = '{_CHECKPOINT}'"))
+
+    def checkpoint(self) -> None:
+        """Have the server write its changed pages, and move the beginning of its redo log; returns when it has."""
+        self._rows(f"SET GLOBAL {_CHECKPOINT} = 1")
 
     @cached_property
     def _server(self) -> Row:

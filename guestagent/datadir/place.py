@@ -8,6 +8,8 @@ import pwd
 import re
 import stat
 import struct
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,10 @@ _SYSTEM_DATABASES = frozenset({"mysql", "performance_schema", "sys", "lost+found
 """Directories that an installation makes; any other one is a database of a user's, even an empty one."""
 _MOUNTS = Path("/proc/self/mountinfo")
 _MOUNT_POINT_FIELD = 4
+_FLUSHERS = 8
+"""Threads that wait for the disk; a second one halves the time for many small files, more than these win nothing."""
+_MOST_UNDER_WAY = 64
+"""Files that are open at a time."""
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 _FLOCK = "hhqqi0q"
 """struct flock: type, whence, start, length, pid."""
@@ -193,7 +199,20 @@ def _own_one(handle: int, account: pwd.struct_passwd) -> None:
 
 
 def make_durable(tree: Path) -> None:
-    """Bring every file and directory of ``tree`` to the disk."""
-    with explained(f"make {shown(tree)} durable"):
+    """Bring every file and directory of ``tree`` to the disk, several at once: they share commits of the journal."""
+    with explained(f"make {shown(tree)} durable"), ThreadPoolExecutor(_FLUSHERS) as pool:
+        under_way: deque[Future[None]] = deque()
         for handle in opened(tree):
-            os.fsync(handle)
+            under_way.append(pool.submit(_flush, os.dup(handle)))
+            if len(under_way) > _MOST_UNDER_WAY:
+                under_way.popleft().result()
+        for flushed in under_way:
+            flushed.result()
+
+
+def _flush(handle: int) -> None:
+    """Bring a file to the disk, and close it in any case."""
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -16,6 +16,8 @@ from guestagent.engines import Connection
 from guestagent.errors import ConfigError, GuestagentError
 from guestagent.keys import KeyRing
 from guestagent.model import InstanceId
+from guestagent.streams.crew import Team
+from guestagent.streams.process import AS_WE_ARE, Niceness
 
 MAX_WORKERS = 4
 """More cores than this do not make one host's dump faster, and each worker costs a segment of memory."""
@@ -34,18 +36,21 @@ class DatabaseSettings:
     start_timeout: float = 300
     parallel: int = 0
     lock_wait_timeout: int = 60
+    niceness: Niceness = AS_WE_ARE
+    checkpoint_first: str = "never"
     extra_args: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class StreamSettings:
-    """The data path; ``segment_size`` in bytes, ``no_progress_limit`` in seconds (0: none), 0 workers: by cores."""
+    """The data path, in bytes and seconds; 0 workers: by cores; a rate_limit or no_progress_limit of 0: none."""
 
     compression: str = "zstd"
     level: int = 1
     segment_size: int = 16 << 20
     workers: int = 0
     no_progress_limit: float = 600
+    rate_limit: int = 0
 
 
 @dataclass(frozen=True)
@@ -98,9 +103,14 @@ def unwritable(state_dir: Path, error: OSError) -> GuestagentError:
     )
 
 
-def workers(configured: int) -> int:
-    """How many workers to use: the configured number, or one more than the cores that we may run on.
+def team(host: Host, configured: int) -> Team:
+    """The workers of one job: the configured number, or one more than the cores that we may run on.
 
     One more, since one of them is usually waiting: for the dump, or for the store.
     """
-    return configured or min(len(os.sched_getaffinity(0)) + 1, MAX_WORKERS)
+    return Team(configured or cores() + 1, host.database.niceness.cpu)
+
+
+def cores() -> int:
+    """The cores that we may run on, as far as they make one host's dump faster."""
+    return min(len(os.sched_getaffinity(0)), MAX_WORKERS - 1)

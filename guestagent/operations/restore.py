@@ -26,13 +26,14 @@ from guestagent.engines.optionfile import check_backed_up
 from guestagent.errors import Cancelled, Corrupt, DatabaseError, GuestagentError, ToolError, one_line
 from guestagent.manifest import Backup
 from guestagent.model import BackupId, InstanceId
-from guestagent.operations import service
+from guestagent.operations import memory, service
 from guestagent.operations.backup import check_confirmed, read_texts, small_text
-from guestagent.operations.host import Host, workers
+from guestagent.operations.host import Host, team
 from guestagent.operations.plan import Plan, RestoreRequest, look_again, make_plan, target_of
 from guestagent.operations.verify import incoming_of
 from guestagent.progress import Watch
 from guestagent.streams.extract import Extraction
+from guestagent.streams.pace import Gate
 from guestagent.streams.process import Child
 from guestagent.streams.segments import Arrivals
 
@@ -48,6 +49,7 @@ class Restored:
 
     backup: Backup
     links: tuple[BackupId, ...]
+    raw_size: int
     datadir: Path
     kept: Path | None
     server: str | None
@@ -58,6 +60,7 @@ class Restored:
             "backup_id": self.backup.id,
             "name": one_line(self.backup.manifest.name),
             "links": len(self.links),
+            "raw_size": self.raw_size,
             "datadir": str(self.datadir),
             "started": self.server is not None,
             "server_version": self.server,
@@ -142,14 +145,18 @@ def _instance(host: Host, plan: Plan) -> InstanceId:
 def _build(host: Host, plan: Plan, staging: Staging, links: Sequence[Path], watch: Watch) -> None:
     """Fetch all links at once, base first where they compete, and prepare each as soon as it is whole."""
     directories = [staging.base, *links]
+    gate = Gate(host.stream.rate_limit, watch)
     with ExitStack() as stack:
         incoming = [
-            incoming_of(host, link, stack.enter_context(Extraction(directory, dialect=link.manifest.stream.format)))
+            incoming_of(
+                host, link, stack.enter_context(Extraction(directory, dialect=link.manifest.stream.format)), gate
+            )
             for link, directory in zip(plan.chain, directories, strict=True)
         ]
         watch.phase("fetch", total=plan.chain.stored_size, links=len(plan.chain))
-        arrivals = Arrivals(incoming, workers=workers(host.restore.download_workers), watch=watch)
+        arrivals = Arrivals(incoming, team=team(host, host.restore.download_workers), watch=watch)
         stack.enter_context(arrivals)
+        stack.enter_context(gate)
         for number, (link, directory) in enumerate(zip(plan.chain, directories, strict=True)):
             arrivals.wait_for(number)
             watch.phase("prepare", link=number + 1, links=len(plan.chain))
@@ -165,7 +172,7 @@ def _prepare(host: Host, plan: Plan, link: Backup, *, base: Path, directory: Pat
         last=link is plan.chain.tip,
         use_memory=host.restore.use_memory or _memory(plan.chain.raw_size),
     )
-    with Child(plan.engine.prepare_argv(request), on_line=watch.alive) as child:
+    with Child(plan.engine.prepare_argv(request), on_line=watch.alive, niceness=host.database.niceness) as child:
         child.finish(watch)
         check_confirmed(plan.engine.confirmed(child.tail), child)
     reached = plan.engine.prepared_to(read_texts(base))
@@ -241,6 +248,7 @@ def _hand_over(host: Host, plan: Plan, kept: Path | None, watch: Watch) -> Resto
     return Restored(
         backup=plan.chain.tip,
         links=tuple(link.id for link in plan.chain),
+        raw_size=plan.chain.raw_size,
         datadir=plan.place.path,
         kept=kept if kept and kept.is_dir() else None,
         server=version,
@@ -271,6 +279,5 @@ def _put_back(host: Host, plan: Plan, kept: Path | None) -> str:
 
 
 def _memory(data: int) -> int:
-    """Bytes for prepare's buffer pool: half of what the host has free, and no more than ``data`` can fill."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(LEAST_MEMORY, min(free // 2, MOST_MEMORY, data))
+    """Bytes for prepare's buffer pool: half of what is to be had here, and no more than ``data`` can fill."""
+    return max(LEAST_MEMORY, min(memory.available() // 2, MOST_MEMORY, data))

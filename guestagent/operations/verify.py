@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from guestagent.chain import Chain
-from guestagent.manifest import Backup, Manifest
+from guestagent.manifest import Backup, Manifest, Segment
 from guestagent.model import BackupId
-from guestagent.operations.host import Host, workers
+from guestagent.operations.host import Host, team
 from guestagent.progress import Watch
 from guestagent.streams.extract import Extraction
+from guestagent.streams.pace import Gate
 from guestagent.streams.seal import Seal
 from guestagent.streams.segments import Arrivals, Incoming, Proof, Sink, Stored, plain
 
@@ -30,19 +31,25 @@ def verify_uploads(host: Host, manifest: Manifest, watch: Watch, *, data_key: by
 
 
 def _prove(host: Host, links: Sequence[Backup], watch: Watch) -> None:
-    incoming = [incoming_of(host, link, Proof(dialect=link.manifest.stream.format)) for link in links]
-    with Arrivals(incoming, workers=workers(host.restore.download_workers), watch=watch) as arrivals:
+    gate = Gate(host.stream.rate_limit, watch)
+    incoming = [incoming_of(host, link, Proof(dialect=link.manifest.stream.format), gate) for link in links]
+    with Arrivals(incoming, team=team(host, host.restore.download_workers), watch=watch) as arrivals, gate:
         for number in range(len(links)):
             arrivals.wait_for(number)
 
 
-def incoming_of(host: Host, link: Backup, sink: Sink | Extraction) -> Incoming:
-    """One link's way from the store into a sink."""
+def incoming_of(host: Host, link: Backup, sink: Sink | Extraction, gate: Gate) -> Incoming:
+    """One link's way from the store, through the gate that keeps the rate limit, into a sink."""
     manifest = link.manifest
+
+    def fetch(segment: Segment) -> bytes:
+        gate.let(segment.stored_size)
+        return host.catalog.fetch(link, segment)
+
     return Incoming(
         stored=Stored(manifest.segments, manifest.stream),
         compression=manifest.compression,
-        fetch=lambda segment: host.catalog.fetch(link, segment),
+        fetch=fetch,
         sink=sink,
         label=f"backup {link.id}",
         open=Seal(link.data_key, link.id).open if link.data_key else plain,

@@ -84,5 +84,15 @@ def _compressor(level: int) -> zstandard.ZstdCompressor:
     """This thread's compressor: making one costs more than a small frame."""
     found: dict[int, zstandard.ZstdCompressor] = _LOCAL.__dict__.setdefault("compressors", {})
     if level not in found:
-        found[level] = zstandard.ZstdCompressor(level=level)
+        found[level] = _fast() if level == 1 else zstandard.ZstdCompressor(level=level)
     return found[level]
+
+
+def _fast() -> zstandard.ZstdCompressor:
+    """Level 1 with a table of matches that fits into a core's first cache: a tenth faster for few more bytes.
+
+    Measured on the pages of mixed tables; see the benchmarks.
+    """
+    return zstandard.ZstdCompressor(
+        compression_params=zstandard.ZstdCompressionParameters.from_level(1, hash_log=13, write_content_size=True)
+    )

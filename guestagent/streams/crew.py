@@ -11,10 +11,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, TypeVar
 
 from guestagent.progress import Watch
+from guestagent.streams.process import lower_thread
 
 LOG = logging.getLogger(__name__)
 
@@ -27,8 +29,16 @@ PATIENCE = 5.0
 """Seconds that a stopped worker gets to come back; one that hangs in a store's socket is then left alone."""
 
 
+@dataclass(frozen=True)
+class Team:
+    """How many workers, and by how much less than the rest of the process they count for the scheduler (0 to 19)."""
+
+    size: int
+    niceness: int = 0
+
+
 class Crew(Generic[Space, Task]):
-    """``size`` workers; each makes a ``workspace`` once, then takes and works until nothing is left.
+    """The workers of a team; each makes a ``workspace`` once, then takes and works until nothing is left.
 
     ``take`` runs in one worker at a time and returns None at the end of the work; ``work`` runs
     in parallel.  An exception of either stops the crew and is raised by :meth:`wait`.
@@ -36,7 +46,7 @@ class Crew(Generic[Space, Task]):
 
     def __init__(
         self,
-        size: int,
+        team: Team,
         *,
         workspace: Callable[[], Space],
         take: Callable[[Space], Task | None],
@@ -45,12 +55,13 @@ class Crew(Generic[Space, Task]):
         self._workspace = workspace
         self._take = take
         self._work = work
+        self._niceness = team.niceness
         self._turn = threading.Lock()
         self._state = threading.Condition()
-        self._running = size
+        self._running = team.size
         self._failure: BaseException | None = None
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._main, name=f"crew-{n}", daemon=True) for n in range(size)]
+        self._threads = [threading.Thread(target=self._main, name=f"crew-{n}", daemon=True) for n in range(team.size)]
 
     def __enter__(self) -> Crew[Space, Task]:
         try:
@@ -105,6 +116,7 @@ class Crew(Generic[Space, Task]):
             self._state.notify_all()
 
     def _loop(self) -> None:
+        lower_thread(self._niceness)
         space = self._workspace()
         while not self._stop.is_set():
             with self._turn:

@@ -21,6 +21,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import IO
 
@@ -43,6 +44,9 @@ LOOK = 0.02
 LAST_WORDS = 64 << 10
 """Bytes of a command's output that are read for its last lines."""
 
+NICEST = 19
+"""The niceness that gives way most."""
+
 _SECRET_NAME = re.compile(
     r"SECRET|PASS(W|PHRASE)|(^|_)PASS(_|$)|TOKEN|CREDENTIAL|(ACCESS|API|PRIVATE)_?KEY|_KEY$|._PWD$|_PW$"
     r"|(^|_)AUTH(ORIZATION)?$|^OS_|^AWS_"
@@ -51,6 +55,48 @@ _SECRET_VALUE = re.compile(r"://[^/@\s]*:[^/@\s]+@")
 """A URL with a password in it: a proxy's, a database's."""
 
 _HASH = re.compile(r"(IDENTIFIED (?:BY PASSWORD|WITH \S+ (?:USING|AS|BY))) '[^']*'", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Niceness:
+    """How a process gives way: ``cpu`` is added to our niceness, ``disk`` is ``idle``, ``best-effort:N`` or as we do.
+
+    It is on the command before the tool's first instruction, so every thread and child of the tool has it.
+    """
+
+    cpu: int = 0
+    disk: str = ""
+
+    def before(self, argv: Sequence[str]) -> Sequence[str]:
+        """The command with it; one without a program stays as it is, and is told by its own name then."""
+        kind, _, level = self.disk.partition(":")
+        cpu = ["nice", "-n", str(self.cpu)] if self.cpu else []
+        disk = ["ionice", "-c", kind, *(["-n", level] if level else [])] if kind else []
+        return [*cpu, *disk, *argv] if shutil.which(argv[0]) else argv
+
+    def of_session(self, leader: int) -> None:
+        """Have the session that ``leader`` has begun give way as a whole.
+
+        With kernel.sched_autogroup_enabled niceness counts among the processes of one session alone (sched(7)), and
+        each child is a session of its own.
+        """
+        if self.cpu:
+            ours = os.getpriority(os.PRIO_PROCESS, 0)
+            try:
+                with open(f"/proc/{leader}/autogroup", "w") as file:
+                    file.write(str(min(NICEST, ours + self.cpu)))
+            except OSError as error:  # no such kernel, or the child has ended
+                LOG.debug("process %d is a nice one among its own session alone: %s", leader, error)
+
+
+def lower_thread(by: int) -> None:
+    """Add ``by`` to the niceness of the calling thread, and of those that it will start, until they end."""
+    if by:
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, min(NICEST, os.getpriority(os.PRIO_PROCESS, thread) + by))
+
+
+AS_WE_ARE = Niceness()
 
 
 def clean_environment() -> dict[str, str]:
@@ -154,7 +200,7 @@ class Child:
 
     ``stream`` says whether stdout is a stream for :meth:`read_into`; otherwise stdout joins
     stderr in the log.  ``on_line`` is called, from another thread, for every line.  ``hidden`` are secrets that the
-    child was given: should it print them, nobody gets to see that.
+    child was given: should it print them, nobody gets to see that.  ``niceness`` is how it gives way to others.
     """
 
     def __init__(
@@ -164,6 +210,7 @@ class Child:
         stream: bool = False,
         on_line: Callable[[], None] | None = None,
         hidden: Sequence[str] = (),
+        niceness: Niceness = AS_WE_ARE,
     ) -> None:
         self.name = os.path.basename(argv[0])
         self._hidden = _ways_to_write(hidden)
@@ -171,11 +218,12 @@ class Child:
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._lost = False
         self._process = _spawn(
-            _bound(argv),
+            _bound(niceness.before(argv)),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE if stream else subprocess.STDOUT,
             environment={orphans.MARK: str(orphans.ourselves())},
         )
+        niceness.of_session(self.pid)
         self._drain = threading.Thread(target=self._listen, name=f"{self.name}-stderr", daemon=True)
         self._drain.start()
         if stream:

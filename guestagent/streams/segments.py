@@ -17,7 +17,7 @@ from guestagent.manifest import Segment, StreamFacts, digest
 from guestagent.progress import Watch
 from guestagent.streams.chunks import END, whole_chunks
 from guestagent.streams.codec import Buffer, decode
-from guestagent.streams.crew import LOOK, Crew
+from guestagent.streams.crew import LOOK, Crew, Team
 from guestagent.streams.extract import BOUNCE
 from guestagent.streams.split import RawSegment, Splitter
 
@@ -51,7 +51,7 @@ def store(
     segment_size: int,
     encode: Callable[[memoryview], bytes],
     put: Put,
-    workers: int,
+    team: Team,
     watch: Watch,
     close: Cipher = plain,
 ) -> Stored:
@@ -75,7 +75,7 @@ def store(
         segments.append(Segment(raw.index, len(raw.view), len(stored), sha256))
 
     splitter = Splitter(read, dialect=dialect, segment_size=segment_size, tells_last=close is not plain)
-    crew = Crew(workers, workspace=splitter.buffer, take=splitter.take, work=work)
+    crew = Crew(team, workspace=splitter.buffer, take=splitter.take, work=work)
     with crew:
         crew.wait(watch)
     facts = StreamFacts(format=dialect, files=splitter.files, ordered_from=splitter.ordered_from)
@@ -160,17 +160,17 @@ class _Space:
 class Arrivals:
     """All links of a chain on their way in, the base first where they compete; a context manager.
 
-    Fetches and applies in ``workers`` threads while the caller does something else; ``wait_for``
+    Fetches and applies in the team's threads while the caller does something else; ``wait_for``
     a link, then its files are whole.
     """
 
-    def __init__(self, links: Sequence[Incoming], *, workers: int, watch: Watch) -> None:
+    def __init__(self, links: Sequence[Incoming], *, team: Team, watch: Watch) -> None:
         self._links = links
         self._watch = watch
         self._batches = ((link, batch) for link in links for batch in link.batches())
         self._largest = max(segment.raw_size for link in links for segment in link.stored.segments)
         self._lock = threading.Lock()
-        self._crew = Crew(workers, workspace=self._space, take=self._take, work=self._work)
+        self._crew = Crew(team, workspace=self._space, take=self._take, work=self._work)
 
     def __enter__(self) -> Arrivals:
         self._crew.__enter__()

@@ -27,7 +27,7 @@ from guestagent.engines import Connection
 from guestagent.keys import KeyRing
 from guestagent.manifest import Backup
 from guestagent.model import BackupId, InstanceId, backup_id
-from guestagent.operations import doctor, plan, preflight, service
+from guestagent.operations import checkpoint, doctor, plan, preflight, service
 from guestagent.operations.backup import BackupRequest, backup
 from guestagent.operations.host import DatabaseSettings, Host, RestoreSettings, StreamSettings
 from guestagent.operations.plan import RestoreRequest
@@ -163,7 +163,7 @@ class Bench:
         patch.setenv("PATH", os.pathsep.join([str(FAKES), os.path.dirname(sys.executable), os.environ["PATH"]]))
         patch.setattr(os, "fsync", lambda _: None)  # whether we sync has tests of its own
         self.tool(DATADIR=str(self.source), LOG=str(self.log), CHUNK=str(CHUNK))
-        for module in (preflight, doctor, service):
+        for module in (preflight, doctor, service, checkpoint):
             patch.setattr(module, "connect", self.server.connect)
         for module in (plan, service):
             patch.setattr(module, "answers", self.server.answers)

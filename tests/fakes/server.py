@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +30,8 @@ class Server:
     """One server on one datadir.
 
     ``mute_on``: it does not answer while ibdata1 holds these bytes.  ``loud``: what runs in it by itself, and
-    ``stubborn`` says that it goes on when told to stop.
+    ``stubborn`` says that it goes on when told to stop.  ``checkpoints`` tells of those that were asked for;
+    ``at_checkpoint`` is what happens then.
     """
 
     place: Path
@@ -44,6 +45,9 @@ class Server:
     denied: bool = False
     loud: list[str] = field(default_factory=list)
     stubborn: bool = False
+    checkpoints: list[str] = field(default_factory=list)
+    makes_checkpoints: bool = True
+    at_checkpoint: Callable[[], object] = int
 
     def __post_init__(self) -> None:
         self.place.mkdir(exist_ok=True)
@@ -129,6 +133,15 @@ class Server:
         """As Database.set_quiet."""
         self.loud = self.loud if self.stubborn else []
         return self.loud
+
+    def knows_checkpoint(self) -> bool:
+        """As Database.knows_checkpoint."""
+        return self.makes_checkpoints
+
+    def checkpoint(self) -> None:
+        """As Database.checkpoint."""
+        self.checkpoints.append("made")
+        self.at_checkpoint()
 
     @property
     def _answering(self) -> bool:

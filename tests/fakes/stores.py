@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
 
 from guestagent.errors import StorageDenied, StorageError
 from guestagent.storage import ObjectInfo, Storage
@@ -42,6 +43,12 @@ class Through:
 
     def delete(self, keys: Iterable[str]) -> None:
         self.inner.delete(keys)
+
+    def has_conditional_put(self, key: str) -> bool:
+        return self.inner.has_conditional_put(key)
+
+    def clock_ahead(self, prefix: str) -> timedelta | None:
+        return self.inner.clock_ahead(prefix)
 
     def close(self) -> None:
         self.inner.close()

@@ -13,6 +13,7 @@ from guestagent.errors import ConfigError, GuestagentError, NotFound, UsageError
 from guestagent.keys import KeyRing, KeySettings, KmsSettings
 from guestagent.operations.host import DatabaseSettings, Host, RestoreSettings, StreamSettings
 from guestagent.storage import S3Settings, Storage
+from guestagent.streams.process import Niceness
 from tests.fakes.backups import GUEST, number
 
 Build = Callable[..., Host]
@@ -36,6 +37,9 @@ stop_command = sv stop db
 start_timeout = 7
 parallel = 3
 lock_wait_timeout = 9
+nice = 11
+ionice = best-effort:7
+checkpoint_first = incremental
 extra_args = --a=1, "--b=2,3"
 [storage]
 url = file:///srv/backups
@@ -59,6 +63,7 @@ level = 2
 segment_size = 2M
 workers = 5
 no_progress_limit = 6
+rate_limit = 20M
 [encryption]
 key = kms://alias/new?region=r
 old_key_files = /etc/old,/etc/older
@@ -105,9 +110,11 @@ def test_every_option_reaches_its_place(build: Build, monkeypatch: pytest.Monkey
         start_timeout=7,
         parallel=3,
         lock_wait_timeout=9,
+        niceness=Niceness(11, "best-effort:7"),
+        checkpoint_first="incremental",
         extra_args=("--a=1", "--b=2,3"),
     )
-    assert host.stream == StreamSettings("none", 2, 2 << 20, 5, 6)
+    assert host.stream == StreamSettings("none", 2, 2 << 20, 5, 6, 20 << 20)
     assert host.restore == RestoreSettings(64 << 20, Path("/srv/work"), 8)
     with pytest.raises(UsageError, match="far enough"):
         host.catalog.get(number(1))

@@ -177,7 +177,23 @@ def test_sizes_are_values() -> None:
     assert size == options.Size(least=1)
     assert hash(size) == hash(options.Size(least=1))
     assert size != options.Size(least=1, auto=True)
-    assert repr(size) == "Size(least=1, most=None, auto=False)"
+    assert size != options.Size(least=1, off=True)
+    assert repr(size) == "Size(least=1, most=None, auto=False, off=False)"
+
+
+def test_sizes_that_may_be_off() -> None:
+    size = options.Size(least=64 << 10, off=True)
+
+    assert (size("0"), size(0), size("0M"), size("64K"), size("9G")) == (0, 0, 0, 64 << 10, 9 << 30)
+    for text in ("1", "63K", "auto", "off"):
+        with pytest.raises(ValueError, match=f"'{text}' is not a size such as 16M, 64K or more, or 0$"):
+            size(text)
+
+
+def test_how_a_tool_gives_way_to_the_disk(tmp_path: Path) -> None:
+    for value in ("", "idle", "best-effort:0", "best-effort:7"):
+        conf = config.load([written(tmp_path, f"[database]\nionice = {value}\n")])
+        assert conf.database.ionice == value
 
 
 @pytest.mark.parametrize(
@@ -188,6 +204,11 @@ def test_sizes_are_values() -> None:
         ("stream", "level = 0", "give integer value from 1 to 19"),
         ("stream", "level =", "give integer value from 1 to 19"),
         ("stream", "segment_size = 1G", "give size such as 16M, 1M to 64M"),
+        ("stream", "rate_limit = 20", "give size such as 16M, 64K or more, or 0"),
+        ("database", "nice = 20", "give integer value from 0 to 19"),
+        ("database", "ionice = realtime", "give the word idle, or best-effort:0 to best-effort:7"),
+        ("database", "ionice = best-effort:8", "give the word idle, or best-effort:0 to best-effort:7"),
+        ("database", "checkpoint_first = true", "use one of: never, incremental, always"),
         ("database", "port = 70000", "give port value from 1 to 65535"),
         ("database", "start_timeout = 0", "give integer value from 1"),
         ("database", 'extra_args = "--open', "give list value"),

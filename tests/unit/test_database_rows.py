@@ -223,6 +223,20 @@ def test_a_server_is_made_quiet(facts: Mapping[str, Any], word: str, stop: str) 
     assert stop in session.asked
 
 
+@pytest.mark.parametrize(("rows", "knows"), [([{"Value": "OFF"}], True), ([], False)])
+def test_whether_a_server_makes_checkpoints_on_demand(rows: Rows, knows: bool) -> None:
+    session = server(MARIADB).on("SHOW GLOBAL VARIABLES WHERE Variable_name = 'innodb_log_checkpoint_now'", rows)
+    assert Database(session).knows_checkpoint() is knows
+
+
+def test_a_checkpoint() -> None:
+    session = server(MARIADB).on("SET GLOBAL innodb_log_checkpoint_now = 1", [])
+    Database(session).checkpoint()
+    assert session.asked == ["SET GLOBAL innodb_log_checkpoint_now = 1"]
+    with pytest.raises(DatabaseError, match="is not allowed"):
+        Database(server(MARIADB).on("SET GLOBAL", NOT_ALLOWED)).checkpoint()
+
+
 def test_what_the_account_may_not_stop_is_told() -> None:
     session = server(MYSQL_84).on(EVENTS, [{"state": "ON"}]).on("SHOW REPLICA STATUS", NOT_ALLOWED)
     session.on("SET GLOBAL", NOT_ALLOWED).on("STOP REPLICA", NOT_ALLOWED).on(PROCESSES, [{"id": 5}])

@@ -32,8 +32,8 @@ from guestagent.errors import (
 )
 from guestagent.manifest import Backup
 from guestagent.model import BackupId
+from guestagent.operations import memory, service
 from guestagent.operations import restore as story
-from guestagent.operations import service
 from guestagent.operations.plan import RestoreRequest
 from guestagent.operations.restore import LEAST_MEMORY, MOST_MEMORY, sweep_restores
 from guestagent.progress import Cancel, Watch
@@ -174,10 +174,13 @@ def test_a_restore_in_the_place_of_a_running_server(
     assert [name for name, _ in told.phases][-3:] == ["seal", "stop", "start"]
     assert (done.kept, done.server) == (None, bench.server.version_text)
     assert not (bench.datadir / layout.OURS).exists()
+    with bench.catalog() as catalog:
+        assert done.raw_size == catalog.chain(catalog.get(chain.tip)).raw_size
     assert done.properties() == {
         "backup_id": chain.tip,
         "name": "test",
         "links": 3,
+        "raw_size": done.raw_size,
         "datadir": str(bench.datadir),
         "started": True,
         "server_version": "10.11.19-MariaDB-log",
@@ -1004,7 +1007,7 @@ def test_memory_as_configured_or_from_what_is_free(bench: Bench, chain: Made, mo
 def test_half_of_what_is_free_and_no_more_than_the_data(
     monkeypatch: pytest.MonkeyPatch, free: int, data: int, expected: int
 ) -> None:
-    monkeypatch.setattr(os, "sysconf", lambda name: {"SC_PAGE_SIZE": 4096, "SC_AVPHYS_PAGES": free // 4096}[name])
+    monkeypatch.setattr(memory, "available", lambda: free)
     assert story._memory(data) == expected
 
 

@@ -12,7 +12,7 @@ import pytest
 from guestagent.errors import Cancelled, Stalled
 from guestagent.progress import Watch
 from guestagent.streams import crew as module
-from guestagent.streams.crew import Crew
+from guestagent.streams.crew import Crew, Team
 
 SOON = 10.0
 """Seconds after which a test gives up."""
@@ -39,7 +39,7 @@ def alive() -> set[str]:
 def test_every_task_is_worked_on_once(size: int) -> None:
     done: list[int] = []
     with Crew[object, int](
-        size, workspace=object, take=counting(100), work=lambda space, task: done.append(task)
+        Team(size), workspace=object, take=counting(100), work=lambda space, task: done.append(task)
     ) as crew:
         crew.wait(Watch())
 
@@ -48,7 +48,7 @@ def test_every_task_is_worked_on_once(size: int) -> None:
 
 
 def test_a_crew_without_tasks_is_done_at_once() -> None:
-    with Crew[object, int](3, workspace=object, take=lambda space: None, work=idle) as crew:
+    with Crew[object, int](Team(3), workspace=object, take=lambda space: None, work=idle) as crew:
         crew.wait(Watch())
 
 
@@ -66,7 +66,7 @@ def test_each_worker_makes_one_workspace_and_keeps_it() -> None:
         seen.add((threading.current_thread().name, id(space)))
         time.sleep(0.001)
 
-    with Crew[object, int](2, workspace=workspace, take=counting(20), work=work) as crew:
+    with Crew[object, int](Team(2), workspace=workspace, take=counting(20), work=work) as crew:
         crew.wait(Watch())
 
     assert len(made) == 2
@@ -84,7 +84,7 @@ def test_the_taker_fills_the_space_that_its_work_gets() -> None:
         time.sleep(0.001)
         assert space == [task]
 
-    with Crew[list[int], int](4, workspace=lambda: [-1], take=take, work=work) as crew:
+    with Crew[list[int], int](Team(4), workspace=lambda: [-1], take=take, work=work) as crew:
         crew.wait(Watch())
 
 
@@ -106,7 +106,7 @@ def test_one_takes_while_others_work() -> None:
         if task < 2:
             together.wait()  # both at once, or the barrier breaks
 
-    with Crew[object, int](2, workspace=object, take=take, work=work) as crew:
+    with Crew[object, int](Team(2), workspace=object, take=take, work=work) as crew:
         crew.wait(Watch())
 
 
@@ -133,7 +133,7 @@ def failure_after_a_while(crew: Crew[object, int], until: Callable[[], bool] = l
 def test_a_failure_of_work_is_raised_to_the_one_who_waits(error: BaseException) -> None:
     with (
         pytest.raises(type(error)) as caught,
-        Crew[object, int](2, workspace=object, take=counting(5), work=failing(error)) as crew,
+        Crew[object, int](Team(2), workspace=object, take=counting(5), work=failing(error)) as crew,
     ):
         crew.wait(Watch())
 
@@ -141,12 +141,15 @@ def test_a_failure_of_work_is_raised_to_the_one_who_waits(error: BaseException) 
 
 
 def test_a_failure_of_take_is_raised_to_the_one_who_waits() -> None:
-    with pytest.raises(Boom), Crew[object, int](2, workspace=object, take=failing(Boom()), work=idle) as crew:
+    with pytest.raises(Boom), Crew[object, int](Team(2), workspace=object, take=failing(Boom()), work=idle) as crew:
         crew.wait(Watch())
 
 
 def test_a_failure_to_make_a_workspace_is_raised_to_the_one_who_waits() -> None:
-    with pytest.raises(Boom), Crew[object, int](2, workspace=failing(Boom()), take=counting(1), work=idle) as crew:
+    with (
+        pytest.raises(Boom),
+        Crew[object, int](Team(2), workspace=failing(Boom()), take=counting(1), work=idle) as crew,
+    ):
         crew.wait(Watch())
 
 
@@ -161,7 +164,7 @@ def test_the_first_failure_wins_over_one_of_work_that_comes_later() -> None:
         failed.set()
         raise Boom("first")
 
-    crew = Crew[object, int](2, workspace=object, take=counting(2), work=work)
+    crew = Crew[object, int](Team(2), workspace=object, take=counting(2), work=work)
     assert str(failure_after_a_while(crew)) == "first"
 
 
@@ -180,7 +183,7 @@ def test_the_first_failure_wins_over_one_of_take_that_comes_later() -> None:
         failed.set()
         raise Boom("cause")
 
-    crew = Crew[object, int](2, workspace=object, take=take, work=work)
+    crew = Crew[object, int](Team(2), workspace=object, take=take, work=work)
     assert str(failure_after_a_while(crew)) == "cause"
 
 
@@ -196,7 +199,7 @@ def test_after_a_failure_nothing_more_is_taken() -> None:
         if task == 3:
             raise Boom
 
-    with pytest.raises(Boom), Crew[object, int](1, workspace=object, take=take, work=work) as crew:
+    with pytest.raises(Boom), Crew[object, int](Team(1), workspace=object, take=take, work=work) as crew:
         crew.wait(Watch())
 
     assert taken == [0, 1, 2, 3]
@@ -215,7 +218,7 @@ def test_after_a_failure_the_others_take_nothing_more_although_nobody_waits() ->
             raise Boom
         time.sleep(0.02)
 
-    with Crew[object, int](2, workspace=object, take=take, work=work):
+    with Crew[object, int](Team(2), workspace=object, take=take, work=work):
         time.sleep(0.3)
         assert len(taken) < 5
 
@@ -230,7 +233,7 @@ def test_who_waits_for_its_turn_when_the_crew_stops_takes_nothing() -> None:
         time.sleep(0.3)
         return None
 
-    with Crew[object, int](2, workspace=object, take=take, work=idle):
+    with Crew[object, int](Team(2), workspace=object, take=take, work=idle):
         assert inside.wait(SOON)
 
     assert len(taken) == 1
@@ -242,7 +245,7 @@ def test_who_waits_for_its_turn_when_the_crew_stops_takes_nothing() -> None:
 
 def test_a_cancelled_watch_ends_the_wait_and_the_work() -> None:
     watch = Watch()
-    crew = Crew[object, int](2, workspace=object, take=lambda space: 1, work=lambda space, task: crew.nap(0.01))
+    crew = Crew[object, int](Team(2), workspace=object, take=lambda space: 1, work=lambda space, task: crew.nap(0.01))
     threading.Timer(0.1, watch.cancel.set, ["stopped by SIGINT"]).start()
 
     with pytest.raises(Cancelled, match="SIGINT"), crew:
@@ -253,14 +256,14 @@ def test_a_cancelled_watch_ends_the_wait_and_the_work() -> None:
 
 
 def test_a_stalled_watch_ends_the_wait() -> None:
-    crew = Crew[object, int](1, workspace=object, take=lambda space: 1, work=lambda space, task: crew.nap(SOON))
+    crew = Crew[object, int](Team(1), workspace=object, take=lambda space: 1, work=lambda space, task: crew.nap(SOON))
 
     with pytest.raises(Stalled), crew:
         crew.wait(Watch(limit=0.2))
 
 
 def test_leaving_early_stops_the_crew() -> None:
-    crew = Crew[object, int](2, workspace=object, take=lambda space: 1, work=lambda space, task: crew.nap(SOON))
+    crew = Crew[object, int](Team(2), workspace=object, take=lambda space: 1, work=lambda space, task: crew.nap(SOON))
     with crew:
         assert not crew.stopped()
 
@@ -270,7 +273,7 @@ def test_leaving_early_stops_the_crew() -> None:
 
 def test_a_nap_ends_when_the_crew_stops() -> None:
     begin = time.monotonic()
-    crew = Crew[object, int](1, workspace=object, take=lambda space: 1, work=lambda space, task: crew.nap(SOON))
+    crew = Crew[object, int](Team(1), workspace=object, take=lambda space: 1, work=lambda space, task: crew.nap(SOON))
     with crew:
         time.sleep(0.05)
         assert not crew.stopped()
@@ -308,7 +311,7 @@ def test_who_hangs_is_left_alone_after_a_while(hang: Hang, caplog: pytest.LogCap
         hang(space, task)
 
     begin = time.monotonic()
-    with pytest.raises(Boom), Crew[object, int](2, workspace=object, take=counting(2), work=work) as crew:
+    with pytest.raises(Boom), Crew[object, int](Team(2), workspace=object, take=counting(2), work=work) as crew:
         crew.wait(Watch())
 
     assert time.monotonic() - begin < SOON / 2
@@ -318,14 +321,14 @@ def test_who_hangs_is_left_alone_after_a_while(hang: Hang, caplog: pytest.LogCap
 
 def test_the_patience_is_for_all_who_hang_together(hang: Hang) -> None:
     begin = time.monotonic()
-    with Crew[object, int](8, workspace=object, take=counting(8), work=hang):
+    with Crew[object, int](Team(8), workspace=object, take=counting(8), work=hang):
         time.sleep(0.05)
 
     assert time.monotonic() - begin < 1.5
 
 
 def test_who_hangs_does_not_keep_the_process(hang: Hang) -> None:
-    with Crew[object, int](1, workspace=object, take=counting(1), work=hang):
+    with Crew[object, int](Team(1), workspace=object, take=counting(1), work=hang):
         time.sleep(0.05)
 
     assert [thread.daemon for thread in threading.enumerate() if thread.name in alive()] == [True]
@@ -333,7 +336,7 @@ def test_who_hangs_does_not_keep_the_process(hang: Hang) -> None:
 
 def test_a_nap_is_a_nap() -> None:
     begin = time.monotonic()
-    crew = Crew[object, int](1, workspace=object, take=counting(1), work=lambda space, task: crew.nap(0.2))
+    crew = Crew[object, int](Team(1), workspace=object, take=counting(1), work=lambda space, task: crew.nap(0.2))
     with crew:
         crew.wait(Watch())
 
@@ -347,7 +350,7 @@ def test_the_one_who_waits_does_not_spin() -> None:
         looks.append(0.0)
         return 0.0
 
-    crew = Crew[object, int](1, workspace=object, take=counting(1), work=lambda space, task: crew.nap(0.5))
+    crew = Crew[object, int](Team(1), workspace=object, take=counting(1), work=lambda space, task: crew.nap(0.5))
     with crew:
         crew.wait(Watch(limit=1, clock=clock))
 
@@ -367,7 +370,7 @@ def test_the_wait_may_be_for_a_part_of_the_work() -> None:
         done.append(task)
         crew.tell()
 
-    crew = Crew[object, int](1, workspace=object, take=counting(5), work=work)
+    crew = Crew[object, int](Team(1), workspace=object, take=counting(5), work=work)
     with crew:
         crew.wait(Watch(), lambda: len(done) == 3)
         assert done == [0, 1, 2]
@@ -378,7 +381,7 @@ def test_the_wait_may_be_for_a_part_of_the_work() -> None:
 
 
 def test_a_failure_comes_before_the_part_that_is_done() -> None:
-    crew = Crew[object, int](1, workspace=object, take=counting(1), work=failing(Boom("cause")))
+    crew = Crew[object, int](Team(1), workspace=object, take=counting(1), work=failing(Boom("cause")))
     assert str(failure_after_a_while(crew, until=lambda: True)) == "cause"
 
 
@@ -393,7 +396,7 @@ def test_a_worker_that_tells_wakes_the_one_who_waits_at_once(monkeypatch: pytest
         crew.nap(SOON)
 
     begin = time.monotonic()
-    crew = Crew[object, int](1, workspace=object, take=counting(1), work=work)
+    crew = Crew[object, int](Team(1), workspace=object, take=counting(1), work=work)
     with crew:
         crew.wait(Watch(), lambda: bool(done))
 
@@ -403,7 +406,7 @@ def test_a_worker_that_tells_wakes_the_one_who_waits_at_once(monkeypatch: pytest
 def test_the_end_of_the_work_wakes_the_one_who_waits_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LOOK", SOON)
     begin = time.monotonic()
-    crew = Crew[object, int](1, workspace=object, take=counting(1), work=lambda space, task: crew.nap(0.1))
+    crew = Crew[object, int](Team(1), workspace=object, take=counting(1), work=lambda space, task: crew.nap(0.1))
     with crew:
         crew.wait(Watch())
 
@@ -421,7 +424,7 @@ def test_if_threads_run_out_those_that_run_are_stopped(monkeypatch: pytest.Monke
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", refuse_the_second)
-    crew = Crew[object, int](2, workspace=object, take=lambda space: 1, work=lambda space, task: crew.nap(SOON))
+    crew = Crew[object, int](Team(2), workspace=object, take=lambda space: 1, work=lambda space, task: crew.nap(SOON))
     with pytest.raises(RuntimeError, match="can't start new thread"), crew:
         pytest.fail("the crew is not complete")
     started[0].join(SOON)

@@ -25,6 +25,7 @@ from guestagent.progress import Watch
 from guestagent.streams import crew
 from guestagent.streams.chunks import MBSTREAM, XBSTREAM
 from guestagent.streams.codec import NONE, ZSTD, Buffer, encoder
+from guestagent.streams.crew import Team
 from guestagent.streams.extract import Extraction
 from guestagent.streams.process import Child
 from guestagent.streams.segments import Arrivals, Incoming, Proof, Sink, Source, Stored, store
@@ -69,7 +70,7 @@ def dump(
         segment_size=size,
         encode=encoder(compression, 1),
         put=put or Memory().put,
-        workers=workers,
+        team=Team(workers),
         watch=watch or Watch(),
     )
 
@@ -82,7 +83,7 @@ def incoming(
 
 def bring(*links: Incoming, workers: int = 2, watch: Watch | None = None) -> None:
     """All links, the way that a restore does it."""
-    with Arrivals(links, workers=workers, watch=watch or Watch()) as arrivals:
+    with Arrivals(links, team=Team(workers), watch=watch or Watch()) as arrivals:
         for number in range(len(links)):
             arrivals.wait_for(number)
 
@@ -484,7 +485,7 @@ def test_a_link_is_whole_though_later_ones_are_not() -> None:
     stored = dump(NESTED, memory.put)
     gate, sinks = Gate(memory), [Noted(), Noted()]
     links = [incoming(stored, memory.fetch, sinks[0]), incoming(stored, gate, sinks[1])]
-    with Arrivals(links, workers=2, watch=Watch()) as arrivals:
+    with Arrivals(links, team=Team(2), watch=Watch()) as arrivals:
         arrivals.wait_for(0)
         assert (links[0].arrived, links[1].arrived) == (True, False)
         assert (len(sinks[0].views), len(sinks[1].views)) == (5, 0)
@@ -517,7 +518,7 @@ def test_waiting_for_a_link_raises_the_failure_of_a_later_one() -> None:
         raise Corrupt("s3://bucket/data/00000003 is missing")
 
     links = [incoming(stored, gate, Noted()), incoming(stored, fetch, Noted())]
-    with Arrivals(links, workers=8, watch=Watch()) as arrivals:
+    with Arrivals(links, team=Team(8), watch=Watch()) as arrivals:
         assert failed.wait(SOON)
         with pytest.raises(Corrupt, match="00000003 is missing"):
             arrivals.wait_for(0)
@@ -581,7 +582,7 @@ def test_who_comes_back_too_late_writes_nothing(monkeypatch: pytest.MonkeyPatch)
     memory, sink = Memory(), Noted()
     stored = dump(NESTED, memory.put, size=1 << 20)
     gate = Gate(memory)
-    with Arrivals([incoming(stored, gate, sink)], workers=1, watch=Watch()):
+    with Arrivals([incoming(stored, gate, sink)], team=Team(1), watch=Watch()):
         time.sleep(0.05)
     (late,) = (thread for thread in threading.enumerate() if thread.name.startswith("crew-"))
     gate.open.set()

@@ -5,60 +5,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from typing import Any
 
-from oslo_config import cfg, types
+from oslo_config import cfg
 
-MIB = 1 << 20
-_UNITS = {"": 1, "K": 1 << 10, "M": MIB, "G": 1 << 30}
-_SIZE = re.compile(r"(\d{1,18})\s*([KMG]?)", re.IGNORECASE)
+from guestagent.options.database import DATABASE
+from guestagent.options.kinds import KIB, MIB, Size, reloaded
 
-
-class Size(types.ConfigType):
-    """A number of bytes such as ``16M`` (K, M, G: powers of 1024); the word ``auto``, where allowed, reads as 0."""
-
-    def __init__(self, *, least: int, most: int | None = None, auto: bool = False) -> None:
-        limits = f"{_in_mib(least)} or more" if most is None else f"{_in_mib(least)} to {_in_mib(most)}"
-        super().__init__(type_name=f"size such as 16M, {limits}{', or the word auto' if auto else ''}")
-        self._least = least
-        self._most = most
-        self._auto = auto
-
-    def __call__(self, value: Any) -> int:
-        """The number of bytes that ``value`` means; raises ValueError."""
-        if self._auto and value == "auto":
-            return 0
-        found = _SIZE.fullmatch(str(value).strip())
-        size = int(found[1]) * _UNITS[found[2].upper()] if found else -1
-        if size < self._least or (self._most is not None and size > self._most):
-            raise ValueError(f"{value!r} is not a {self.type_name}")
-        return size
-
-    def __repr__(self) -> str:
-        return f"Size(least={self._least}, most={self._most}, auto={self._auto})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Size) and vars(self) == vars(other)
-
-    def __hash__(self) -> int:
-        return hash(repr(self))
-
-    def _formatter(self, value: Any) -> str:
-        return str(value)
-
-
-def _in_mib(size: int) -> str:
-    return f"{size // MIB}M"
-
-
-def _reloaded(*options: cfg.Opt) -> tuple[cfg.Opt, ...]:
-    """Options that a running agent takes anew at a reload, for its next job; the others take a restart."""
-    for option in options:
-        option.mutable = True
-    return options
-
+__all__ = ["GROUPS", "Size"]
 
 DEFAULT = (
     cfg.StrOpt(
@@ -96,93 +50,7 @@ DEFAULT = (
     ),
 )
 
-DATABASE = _reloaded(
-    cfg.StrOpt(
-        "engine",
-        default="auto",
-        choices=[
-            ("auto", "ask the server: mariabackup for MariaDB, xtrabackup for MySQL and Percona Server"),
-            ("mariabackup", "MariaDB 10.x and 11.x"),
-            ("xtrabackup", "Percona XtraBackup 8.0 and 8.4"),
-        ],
-        help="Backup tool that takes new backups. A restore always uses the tool that its manifest names.",
-    ),
-    cfg.StrOpt(
-        "socket",
-        default="",
-        help="Path of the server's UNIX socket. Empty: the tool's and the client's own default, unless host is set.",
-    ),
-    cfg.StrOpt(
-        "host",
-        default="",
-        help="Name or address of the server for TCP; must be this host, since the tool reads the files of the server. "
-        "Set either this or socket.",
-    ),
-    cfg.PortOpt("port", default=3306, min=1, help="TCP port of the server; used with host only."),
-    cfg.StrOpt("user", default="", help="Account that takes backups. Empty: as defaults_file has it."),
-    cfg.StrOpt(
-        "password",
-        default="",
-        secret=True,
-        help="Password of that account. It reaches the tool through an option file of mode 0600, never through "
-        "arguments. Write every $ as $$, here as in all options.",
-    ),
-    cfg.StrOpt(
-        "defaults_file",
-        default="",
-        help="Option file of the server's own kind that is read first, such as /etc/mysql/debian.cnf. Options set "
-        "here win over it.",
-    ),
-    cfg.StrOpt(
-        "datadir",
-        default="",
-        help="Data directory of the server. Empty: ask the running server. Needed for a restore in place while no "
-        "server runs.",
-    ),
-    cfg.StrOpt("os_user", default="mysql", help="Unix user that owns a restored data directory."),
-    cfg.StrOpt(
-        "start_command",
-        default="systemctl start mariadb",
-        help="Command that starts the server, split into words as a shell would, and run without a shell. After a "
-        "restore, MYSQLD_OPTS in its environment holds the options that keep events and replication off: the units of "
-        "MariaDB and MySQL hand them to the server, and a command of your own has to. They reach systemctl through "
-        "its set-environment.",
-    ),
-    cfg.StrOpt(
-        "stop_command",
-        default="systemctl stop mariadb",
-        help="Command that stops the server, split and run as start_command is.",
-    ),
-    cfg.IntOpt(
-        "start_timeout",
-        default=300,
-        min=1,
-        help="Seconds that a restored server has to answer after its start. Recovery of a big redo log takes long.",
-    ),
-    cfg.IntOpt(
-        "parallel",
-        default=0,
-        min=0,
-        max=64,
-        help="Threads with which the tool reads data files. 0: chosen from the number of processors, at most 4.",
-    ),
-    cfg.IntOpt(
-        "lock_wait_timeout",
-        default=60,
-        min=0,
-        help="Seconds that the tool waits for the statements that block its lock; then the backup fails. 0: without "
-        "end.",
-    ),
-    cfg.ListOpt(
-        "extra_args",
-        default=[],
-        item_type=types.String(quotes=True),
-        help="Further arguments for the tool's backup, separated by commas; put one that has a comma into double "
-        "quotes. They show in the process list, so never a secret.",
-    ),
-)
-
-STORAGE = _reloaded(
+STORAGE = reloaded(
     cfg.StrOpt(
         "url",
         default="",
@@ -199,7 +67,7 @@ STORAGE = _reloaded(
     ),
 )
 
-S3 = _reloaded(
+S3 = reloaded(
     cfg.StrOpt("endpoint_url", default="", help="URL of the store, http or https. Empty: Amazon's for the region."),
     cfg.StrOpt("region_name", default="", help="Region that requests are signed for. Empty: as boto3 finds it."),
     cfg.StrOpt(
@@ -241,7 +109,7 @@ S3 = _reloaded(
     cfg.IntOpt("read_timeout", default=60, min=1, help="Seconds to wait for the next bytes of an answer."),
 )
 
-STREAM = _reloaded(
+STREAM = reloaded(
     cfg.StrOpt(
         "compression",
         default="zstd",
@@ -269,6 +137,13 @@ STREAM = _reloaded(
         max=64,
         help="Threads that compress, hash and upload. 0: chosen from the number of processors.",
     ),
+    cfg.Opt(
+        "rate_limit",
+        type=Size(least=64 * KIB, off=True),
+        default="0",
+        help="Bytes a second, such as 20M, that all workers of one job together send to the store or fetch from it, on "
+        "average; a segment runs ahead. 0: as many as go through.",
+    ),
     cfg.IntOpt(
         "no_progress_limit",
         default=600,
@@ -277,7 +152,7 @@ STREAM = _reloaded(
     ),
 )
 
-ENCRYPTION = _reloaded(
+ENCRYPTION = reloaded(
     cfg.StrOpt(
         "key_file",
         default="",
@@ -316,7 +191,7 @@ ENCRYPTION = _reloaded(
     ),
 )
 
-RESTORE = _reloaded(
+RESTORE = reloaded(
     cfg.Opt(
         "use_memory",
         type=Size(least=8 * MIB, auto=True),

@@ -29,7 +29,7 @@ from guestagent.streams import orphans, process
 orphans.MARK = sys.argv[1]
 process._bound = lambda argv: argv  # as where there is no setpriv
 child = process.Child(["sh", "-c", "trap '' INT TERM; sleep 60 & echo ready; wait"], stream=True)
-os.read(child._process.stdout.fileno(), 6)
+os.read(child._stream.fileno(), 6)
 print(child.pid, flush=True)
 sys.stdin.read()
 os._exit(1)

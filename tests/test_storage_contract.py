@@ -123,6 +123,17 @@ def test_put_new_takes_a_key_once(store: Storage) -> None:
     assert store.get("a/manifest", limit=100) == b"third"
 
 
+def test_a_store_says_that_it_keeps_conditions(store: Storage) -> None:
+    assert store.has_conditional_put("a/probe")
+    assert store.get("a/probe", limit=100) == b"first"
+
+
+def test_a_store_that_has_a_clock_tells_the_time(store: Storage) -> None:
+    ahead = store.clock_ahead("a/")
+    assert (ahead is None) is store.url.startswith("file:")
+    assert ahead is None or abs(ahead) < timedelta(seconds=5)
+
+
 def test_get_refuses_what_is_longer_than_the_limit(store: Storage) -> None:
     store.put("key", b"12345")
     assert store.get("key", limit=5) == b"12345"

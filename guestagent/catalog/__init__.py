@@ -8,14 +8,12 @@ A backup exists if and only if its manifest does.  Below a store's URL lie
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 
+from guestagent.catalog import probe
 from guestagent.catalog.layout import (
-    DATA,
-    MANIFEST,
     folder,
     is_backup_id,
     is_instance_id,
@@ -24,10 +22,12 @@ from guestagent.catalog.layout import (
     segment_key,
     split_location,
 )
+from guestagent.catalog.links import locked, place_of_parent
+from guestagent.catalog.objects import LOST, check_held, confirmed, flaws
+from guestagent.catalog.reading import Reader, Unreadable, twice
 from guestagent.chain import MAX_LINKS, Chain
 from guestagent.errors import (
     ChainBroken,
-    ConfigError,
     Corrupt,
     NotFound,
     ObjectExists,
@@ -35,16 +35,15 @@ from guestagent.errors import (
     Refused,
     StorageDenied,
     StorageError,
-    UsageError,
 )
 from guestagent.keys import KeyRing, KeySource
-from guestagent.manifest import MAX_MANIFEST, Backup, Manifest, Parent, Segment, digest
+from guestagent.manifest import Backup, Manifest, Segment, digest
 from guestagent.model import BackupId, InstanceId, backup_id, instance_id
 from guestagent.storage import Storage
-from guestagent.streams.seal import HIDDEN, Seal, new_data_key
-from guestagent.wrapped import MAX_SIZE, WrappedKey, context
+from guestagent.streams.seal import Seal, new_data_key
+from guestagent.wrapped import WrappedKey, context
 
-__all__ = ["Catalog", "Orphan", "split_location"]
+__all__ = ["Catalog", "Orphan", "Unreadable", "locked", "split_location"]
 
 LOG = logging.getLogger(__name__)
 
@@ -73,6 +72,7 @@ class Catalog:
         self._open = open_storage
         self._keys = keys or KeyRing()
         self._stores: dict[str, Storage] = {}
+        self._reader = Reader(self._store, self._keys)
 
     def __enter__(self) -> Catalog:
         return self
@@ -92,7 +92,7 @@ class Catalog:
         """The backup of that id: the own instance's first, then anybody's; raises NotFound."""
         for instance in self._instances_own_first():
             try:
-                return self._read(self._url, instance, wanted)
+                return self._reader.backup(self.location(instance, wanted))
             except ObjectMissing:
                 continue
         raise NotFound(
@@ -103,7 +103,7 @@ class Catalog:
         """The backup at a location; raises NotFound, and UsageError for what cannot be one."""
         root, instance, wanted = split_location(location)
         try:
-            return self._read(root, instance, wanted)
+            return self._reader.backup(f"{root}/{folder(instance, wanted)}")
         except ObjectMissing as error:
             raise NotFound(f"no backup at {location}") from error
 
@@ -116,34 +116,59 @@ class Catalog:
             return False
         return True
 
-    def backups(self, instance: InstanceId | None = None) -> list[Backup]:
-        """The backups of ``instance`` (None: of all that the credentials may list), oldest first.
+    def stands(self, location: str) -> bool:
+        """Whether a backup is there, and whole: a manifest, its key, and segments of the sizes that it says.
 
-        A manifest that cannot be read is reported in the log and left out.
+        A manifest alone may have come late, by a put that nobody waited for any more.
         """
-        store = self._store(self._url)
-        instances = [instance] if instance else self._instances()
-        found = [
-            backup
-            for owner in instances
-            for name in store.folders(f"{owner}/")
-            if (backup := self._readable(owner, name)) is not None
-        ]
-        return sorted(found, key=lambda backup: (backup.manifest.started, backup.id))
+        if not self.exists(location):
+            return False
+        try:
+            self.check_whole(self.at(location))
+        except (NotFound, Corrupt) as error:
+            LOG.info("what lies at %s is no backup: %s", location, error)
+            return False
+        return True
 
-    def chain(self, tip: Backup) -> Chain:
-        """All that a restore of ``tip`` needs, base first, checked; raises ChainBroken."""
+    def backups(self, instance: InstanceId | None = None) -> list[Backup]:
+        """The backups of ``instance`` (None: of all that the credentials may list), oldest first; to be shown.
+
+        A manifest that cannot be read is reported in the log and left out: nothing may be decided by that.
+        """
+        found, unreadable = self.census(instance)
+        for one in unreadable:
+            LOG.warning("%s is left out of the list: %s", one.location, one.error)
+        return found
+
+    def census(self, instance: InstanceId | None = None) -> tuple[list[Backup], list[Unreadable]]:
+        """As ``backups``, and beside them those that are there and cannot be read."""
+        store = self._store(self._url)
+        found: list[Backup] = []
+        unreadable = []
+        for owner in [instance] if instance else self._instances():
+            for name in filter(is_backup_id, store.folders(f"{owner}/")):
+                location = self.location(owner, backup_id(name))
+                try:
+                    found.append(self._reader.backup(location))
+                except ObjectMissing:
+                    continue
+                except Corrupt as error:
+                    unreadable.append(Unreadable(location, error))
+        return sorted(found, key=lambda backup: (backup.manifest.started, backup.id)), unreadable
+
+    def chain(self, tip: Backup, *, locked_too: bool = False) -> Chain:
+        """All that a restore of ``tip`` needs, base first, checked; raises ChainBroken.
+
+        A link whose key is not here raises ConfigError, unless ``locked_too``: then ``locked_by`` names the key.
+        """
         links = [tip]
         while links[-1].manifest.parent is not None:
             if len(links) >= MAX_LINKS:
                 raise ChainBroken(f"chain of {tip.id} has more than {MAX_LINKS} links", hint="take a full backup")
             links.append(self._parent_of(links[-1], seen={link.id for link in links}))
         for link in links:
-            if link.locked_by:
-                raise ConfigError(
-                    f"backup {link.id} is encrypted with key {link.locked_by}, which is not here",
-                    hint="name its file in [encryption] key_file or old_key_files",
-                )
+            if link.locked_by and not locked_too:
+                raise locked(link)
         return Chain(tuple(reversed(links)))
 
     def _parent_of(self, child: Backup, *, seen: set[BackupId]) -> Backup:
@@ -151,11 +176,11 @@ class Catalog:
         assert parent is not None
         if parent.id in seen:
             raise ChainBroken(f"chain broken at {child.id}: its parent {parent.id} is its own descendant")
-        recorded, instance, wanted = _recorded(child.id, parent)
+        recorded, instance, wanted = place_of_parent(child.id, parent)
         here, _, _ = split_location(child.location)
         for root in dict.fromkeys([here, recorded]):  # a store that was moved still holds together
             try:
-                return self._read(root, instance, wanted)
+                return self._reader.backup(f"{root}/{folder(instance, wanted)}")
             except ObjectMissing:
                 continue
         raise ChainBroken(f"chain broken at {child.id}: its parent {parent.id} is gone", hint="take a full backup")
@@ -168,16 +193,12 @@ class Catalog:
 
     def check_stored(self, manifest: Manifest) -> None:
         """Raise Corrupt unless every segment of the manifest lies in the store, whole by size."""
-        prefix = f"{folder(manifest.instance_id, manifest.id)}/{DATA}/"
-        sizes = {found.key: found.size for found in self._store(self._url).list(prefix)}
-        for segment in manifest.segments:
-            key = segment_key(manifest.instance_id, manifest.id, segment.index)
-            if sizes.get(key) != segment.stored_size:
-                raise Corrupt(
-                    f"{self._url}/{key} should have {segment.stored_size} bytes and "
-                    + (f"has {sizes[key]}" if key in sizes else "is missing"),
-                    hint="the store lost an upload that it had confirmed; try again",
-                )
+        for flaw in flaws(self._store(self._url), manifest):
+            raise Corrupt(
+                f"{self._url}/{flaw.key} should have {flaw.expected} bytes and "
+                + ("is missing" if flaw.found is None else f"has {flaw.found}"),
+                hint=LOST,
+            )
 
     def new_data_key(self, instance: InstanceId, owner: BackupId) -> bytes:
         """A data key for a backup that is about to be made, stored wrapped; empty if none is to be encrypted."""
@@ -190,7 +211,8 @@ class Catalog:
     def publish(self, manifest: Manifest, *, data_key: bytes = b"") -> Backup:
         """Write the manifest, which makes the backup exist; raises Refused if it does already.
 
-        What comes back is what a reader will find: a manifest that could not be read is never written.
+        What comes back is what a reader will find: a manifest that could not be read is never written, and one that
+        the store does not give back, byte by byte, raises Corrupt.
         """
         body = (Seal(data_key, manifest.id).lock(manifest) if data_key else manifest).to_bytes()
         as_read = Manifest.from_bytes(body)
@@ -202,6 +224,7 @@ class Catalog:
         except StorageError as error:
             if not self._holds(key, body):  # it may have been stored although the store's answer got lost
                 raise _as_refusal(error, manifest.id) from error
+        check_held(self._store(self._url), key, body)
         return Backup(as_read, self.location(manifest.instance_id, manifest.id), digest(body), data_key)
 
     def _holds(self, key: str, body: bytes) -> bool:
@@ -212,8 +235,19 @@ class Catalog:
 
     # Reading data
 
+    def check_whole(self, backup: Backup) -> None:
+        """Raise Corrupt, which names the first, if objects of a backup's data are missing or of another size."""
+        root, _, _ = split_location(backup.location)
+        found = confirmed(self._store(root), flaws(self._store(root), backup.manifest))
+        if found:
+            more = f", and so are {len(found) - 1} more of that backup" if found[1:] else ""
+            raise Corrupt(f"{root}/{found[0]}{more}", hint="the backup cannot be restored; use another")
+
     def fetch(self, owner: Backup, segment: Segment) -> bytes:
         """A segment's stored bytes, proven to be those of the manifest; raises Corrupt and names the object."""
+        return twice(lambda: self._fetched(owner, segment))
+
+    def _fetched(self, owner: Backup, segment: Segment) -> bytes:
         root, instance, wanted = split_location(owner.location)
         key = segment_key(instance, wanted, segment.index)
         try:
@@ -245,9 +279,14 @@ class Catalog:
             return False
         return True
 
-    def key_id_of(self, backup: Backup) -> str:
-        """The id of the key that a backup's data key is wrapped with; empty if it is not encrypted."""
-        return self._wrapped(*split_location(backup.location)).key_id if backup.manifest.encryption else ""
+    def key_id_of(self, backup: Backup | Unreadable) -> str:
+        """The id of the key that a backup's data key is wrapped with; empty if it is not encrypted.
+
+        That of one that cannot be read is in its key.json; raises Corrupt where that does not tell.
+        """
+        if isinstance(backup, Backup) and backup.manifest.encryption is None:
+            return ""
+        return twice(lambda: self._reader.wrapped(backup.location)).key_id
 
     def rewrap(self, backup: Backup, new: KeySource) -> None:
         """Wrap a backup's data key anew; its manifest and its data stay as they are."""
@@ -259,16 +298,26 @@ class Catalog:
     # Deleting
 
     def delete(self, backup: Backup) -> None:
-        """Delete a backup: its manifest first, so that it never looks whole when it is not."""
+        """Delete a backup: its manifest first, so that it never looks whole when it is not.
+
+        What the manifest names goes whether a listing shows it or not: some stores' listings lag behind.
+        """
         root, instance, wanted = split_location(backup.location)
         self._store(root).delete([manifest_key(instance, wanted)])
+        named = [segment_key(instance, wanted, segment.index) for segment in backup.manifest.segments]
+        if backup.manifest.encryption is not None:
+            named.append(key_key(instance, wanted))
+        self._store(root).delete(named)
         self._delete_data(root, instance, wanted)
 
     def discard(self, location: str) -> None:
-        """Delete the data of a backup that has no manifest; raises Refused if it has one."""
-        if self.exists(location):
-            raise Refused(f"{location} has a manifest and is no leftover", hint="use `backup delete`")
-        self._delete_data(*split_location(location))
+        """Delete what lies there and is no whole backup, its manifest first; raises Refused if it is one."""
+        if self.stands(location):
+            raise Refused(f"{location} is whole and no leftover", hint="use `backup delete`")
+        root, instance, wanted = split_location(location)
+        store = self._store(root)
+        store.delete([manifest_key(instance, wanted)])
+        self._delete_data(root, instance, wanted)
 
     def orphans(self, instance: InstanceId) -> Iterator[Orphan]:
         """What lies below ``instance`` without a manifest, whether under way or left behind."""
@@ -293,15 +342,16 @@ class Catalog:
 
     def probe(self, instance: InstanceId) -> str:
         """Put, get, list and delete an object of ours below ``instance``; gives the store's URL, or raises."""
-        store, body = self._store(self._url), os.urandom(32)
-        key = f"{instance}/.probe-{body.hex()[:16]}"
-        store.put(key, body, sha256=digest(body))
-        try:
-            if store.get(key, limit=len(body)) != body or key not in {found.key for found in store.list(key)}:
-                raise StorageError(f"{self._url} does not give back what was put", hint="use a consistent store")
-        finally:
-            store.delete([key])
+        probe.there_and_back(self._store(self._url), instance)
         return self._url
+
+    def has_conditional_put(self, instance: InstanceId) -> bool:
+        """Whether the store itself keeps a manifest from being overwritten, tried below ``instance``."""
+        return probe.conditional_put(self._store(self._url), instance)
+
+    def clock_ahead(self, instance: InstanceId) -> timedelta | None:
+        """How far the store's clock is ahead of ours; None for a store that has none of its own."""
+        return self._store(self._url).clock_ahead(f"{instance}/")
 
     # Below
 
@@ -327,67 +377,15 @@ class Catalog:
             yield self._instance
         yield from (other for other in self._instances() if other != self._instance)
 
-    def _readable(self, instance: InstanceId, name: str) -> Backup | None:
-        if not is_backup_id(name):
-            return None
-        try:
-            return self._read(self._url, instance, backup_id(name))
-        except ObjectMissing:
-            return None
-        except Corrupt as error:
-            LOG.warning("%s is left out of the list: %s", self.location(instance, backup_id(name)), error)
-            return None
-
-    def _read(self, root: str, instance: InstanceId, wanted: BackupId) -> Backup:
-        location = f"{root}/{folder(instance, wanted)}"
-        data = self._store(root).get(manifest_key(instance, wanted), limit=MAX_MANIFEST)
-        try:
-            manifest = Manifest.from_bytes(data)
-        except Corrupt as error:
-            raise Corrupt(f"{location}/{MANIFEST}: {error.what}", hint=error.hint) from error
-        if (manifest.id, manifest.instance_id) != (wanted, instance):
-            raise Corrupt(f"{location}/{MANIFEST} is the manifest of {manifest.instance_id}/{manifest.id}")
-        return self._unlocked(Backup(manifest, location, digest(data)))
-
-    def _unlocked(self, backup: Backup) -> Backup:
-        """An encrypted backup with what its key shows of it, if that is here; raises Corrupt if it does not open."""
-        if backup.manifest.encryption is None:
-            return backup
-        root, instance, wanted = split_location(backup.location)
-        wrapped = self._wrapped(root, instance, wanted)
-        source = self._keys.find(wrapped.key_id)
-        if source is None:
-            hidden = replace(backup.manifest, name=HIDDEN, description=HIDDEN)
-            return replace(backup, manifest=hidden, locked_by=wrapped.key_id)
-        try:
-            data_key = source.unwrap(wrapped.wrapped, context(instance, wanted))
-            return replace(backup, manifest=Seal(data_key, wanted).unlock(backup.manifest), data_key=data_key)
-        except Corrupt as error:
-            raise Corrupt(f"{backup.location}: {error.what}", hint=error.hint) from error
-
-    def _wrapped(self, root: str, instance: InstanceId, wanted: BackupId) -> WrappedKey:
-        key = key_key(instance, wanted)
-        try:
-            return WrappedKey.from_bytes(self._store(root).get(key, limit=MAX_SIZE))
-        except ObjectMissing as error:
-            raise Corrupt(f"{root}/{key} is missing", hint="without it nothing can decrypt the backup") from error
-        except Corrupt as error:
-            raise Corrupt(f"{root}/{key}: {error.what}", hint=error.hint) from error
-
     def _put_key(self, root: str, instance: InstanceId, owner: BackupId, source: KeySource, data_key: bytes) -> None:
         body = WrappedKey(source.id, source.wrap(data_key, context(instance, owner))).to_bytes()
-        self._store(root).put(key_key(instance, owner), body, sha256=digest(body))
+        store, key = self._store(root), key_key(instance, owner)
 
+        def put() -> None:
+            store.put(key, body, sha256=digest(body))
+            check_held(store, key, body)
 
-def _recorded(child: BackupId, parent: Parent) -> tuple[str, InstanceId, BackupId]:
-    """Where a manifest says that its parent is; a stranger may have written it."""
-    try:
-        root, instance, wanted = split_location(parent.location)
-    except UsageError as error:
-        raise ChainBroken(f"chain broken at {child}: its parent {parent.id} is at {error.what}") from error
-    if wanted != parent.id:
-        raise ChainBroken(f"chain broken at {child}: its parent is {parent.id}, and lies at {parent.location}")
-    return root, instance, wanted
+        twice(put)  # it may have replaced the only key of a backup
 
 
 def _as_refusal(error: StorageError, taken: BackupId) -> StorageError | Refused:

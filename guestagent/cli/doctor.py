@@ -14,6 +14,7 @@ from guestagent.cli.backup import Rows
 from guestagent.cli.door import Door
 from guestagent.cli.program import MESSAGING
 from guestagent.errors import GuestagentError
+from guestagent.jobs.lock import holder
 from guestagent.operations.doctor import Finding, doctor
 
 YES = "yes"
@@ -44,7 +45,7 @@ class Doctor(Judging):
         """Check."""
         host = self.host()
         with host.catalog:
-            findings = doctor(host)
+            findings = doctor(host, holder)
         return self.judged([asdict(finding) for finding in (*findings, *self._of_broker())])
 
     def _of_broker(self) -> Iterator[Finding]:

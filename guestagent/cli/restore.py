@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,16 @@ from cliff.columns import FormattableColumn
 from guestagent.cli.backup import Row
 from guestagent.cli.door import Single
 from guestagent.cli.work import do
-from guestagent.errors import UsageError
+from guestagent.errors import GuestagentError, UsageError
+from guestagent.jobs.history import restores
 from guestagent.jobs.record import Kind
 from guestagent.jobs.story import restore_request
 from guestagent.model import backup_id
-from guestagent.operations.plan import make_plan
+from guestagent.operations.host import Host
+from guestagent.operations.outlook import Run, outlook
+from guestagent.operations.plan import RestoreRequest, make_plan
+
+LOG = logging.getLogger(__name__)
 
 PLANNED = (
     "backup_id",
@@ -26,6 +33,12 @@ PLANNED = (
     "links",
     "download",
     "raw_size",
+    "objects",
+    "objects_whole",
+    "keys_needed",
+    "keys_missing",
+    "expected_seconds",
+    "expected_from",
     "space_needed",
     "space_free",
     "datadir",
@@ -49,6 +62,14 @@ class Several(FormattableColumn[list[Any]]):
     def human_readable(self) -> str:
         """One line each."""
         return "\n".join(map(str, self._value))
+
+
+class Seconds(FormattableColumn[float | None]):
+    """A number for machines, and for people a time."""
+
+    def human_readable(self) -> str:
+        """Such as ``about 0:01:23``."""
+        return "unknown" if self._value is None else f"about {timedelta(seconds=round(self._value))}"
 
 
 class Restore(Single):
@@ -93,11 +114,23 @@ class Restore(Single):
         }
         host = self.host(location=parsed_args.source)
         if parsed_args.plan:
-            with host.catalog:
-                plan = make_plan(host, restore_request(request))
-            self.verdict = next(iter(plan.against), None)
-            return _row(PLANNED, plan.properties())
+            return self._planned(host, restore_request(request))
         return _row(RESTORED, do(self, host, Kind.RESTORE, request))
+
+    def _planned(self, host: Host, request: RestoreRequest) -> Row:
+        with host.catalog:
+            plan = make_plan(host, request)
+            seen = plan.properties() | outlook(host, plan.chain, self._past())
+        self.verdict = next(iter(plan.against), None)
+        return _row(PLANNED, seen | {"expected_seconds": Seconds(seen["expected_seconds"])})
+
+    def _past(self) -> Sequence[Run]:
+        """The restores of this host, so far as we may read of them: a plan does not need them."""
+        try:
+            return list(restores(self.ledger().all()))
+        except GuestagentError as error:
+            LOG.warning("nothing is known of this host's restores: %s", error)
+            return ()
 
 
 def _row(names: Sequence[str], properties: dict[str, Any]) -> Row:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from guestagent.datadir import durable
@@ -13,6 +13,8 @@ from guestagent.errors import Busy, GuestagentError
 
 LOCK = "lock"
 AGENT_LOCK = "agent.lock"
+KERNELS = Path("/proc/locks")
+"""The locks that are held, a line each: number, FLOCK, kind, access, pid, MAJOR:MINOR:INODE and the range."""
 LONGEST = 4096
 """Bytes of what the lock file says of its holder."""
 
@@ -54,6 +56,27 @@ def _held(state_dir: Path, name: str, who: str, busy: str, hint: str) -> Iterato
         if holder is not None:
             raise Busy(busy.format(holder), hint=hint)
         yield
+
+
+def holder(state_dir: Path) -> str | None:
+    """What holds the host's lock, such as ``backup 2f... (pid 12)``, if anything does.
+
+    Only asks, and so is in nobody's way: to try the lock would be to hold it for a moment.
+    """
+    path = state_dir / LOCK
+    with durable.explained(f"see what holds {path}"):
+        held = KERNELS.read_text()
+        with suppress(FileNotFoundError):  # no job yet
+            who = durable.read_small(path, most=LONGEST).decode(errors="replace")
+            inode = path.stat().st_ino
+            pids = [words[4] for words in map(str.split, held.splitlines()) if _is_on(words, inode)]
+            return who if any(who.endswith(f"(pid {pid})") for pid in pids) else None
+    return None
+
+
+def _is_on(words: Sequence[str], inode: int) -> bool:
+    """Whether a line of the kernel's tells of a lock like ours on that inode; devices go by several numbers."""
+    return words[1] == "FLOCK" and words[5].endswith(f":{inode}")
 
 
 def _take(descriptor: int, who: str) -> str | None:

@@ -1,7 +1,7 @@
 """What is left of jobs whose process died: ended for the record, once, and cleaned up.
 
-A backup whose manifest is in the store is a backup, whoever died afterwards; every other interrupted
-job has failed.
+A backup whose manifest is in the store, with all that it names and stands on, is a backup, whoever died
+afterwards; every other interrupted job has failed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from guestagent.datadir import swap
-from guestagent.errors import Busy, Corrupt, GuestagentError, NotFound
+from guestagent.errors import Busy, ChainBroken, Corrupt, GuestagentError, NotFound
 from guestagent.jobs.ledger import Ledger
 from guestagent.jobs.lock import only_job
 from guestagent.jobs.record import Failure, Job, Kind
@@ -105,9 +105,12 @@ def _published(host: Host, job: Job) -> Backup | None:
     if host.instance is None:
         return None
     try:
-        return host.catalog.at(host.catalog.location(host.instance, backup_id(job.id)))
-    except (NotFound, Corrupt):
+        found = host.catalog.at(host.catalog.location(host.instance, backup_id(job.id)))
+        for link in host.catalog.chain(found, locked_too=True):
+            host.catalog.check_whole(link)
+    except (NotFound, Corrupt, ChainBroken):
         return None
+    return found
 
 
 def _recovered(host: Host, job: Job) -> str:

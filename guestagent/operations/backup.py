@@ -14,12 +14,14 @@ from guestagent.engines import DumpFacts, DumpRequest
 from guestagent.errors import ChainBroken, Corrupt, NotFound, ToolError
 from guestagent.manifest import MAX_TEXT, Backup, Manifest
 from guestagent.model import BackupId, Kind, Version
-from guestagent.operations.host import Host, unwritable, workers
+from guestagent.operations import checkpoint
+from guestagent.operations.host import Host, cores, team, unwritable
 from guestagent.operations.preflight import Preflight, check_inside, preflight
 from guestagent.operations.sweep import sweep_own, unfinished
 from guestagent.operations.verify import verify_uploads
 from guestagent.progress import Watch
 from guestagent.streams.codec import encoder
+from guestagent.streams.pace import Gate
 from guestagent.streams.process import Child
 from guestagent.streams.seal import Seal
 from guestagent.streams.segments import Stored, plain, store
@@ -68,16 +70,25 @@ def _dump(
     """Run the tool and store its stream; gives what was stored and what the tool says of it."""
     wanted = _dump_request(host, ready, scratch)
     instance = ready.incarnation.instance_id
+    if checkpoint.wanted(host, incremental=ready.parent is not None):
+        checkpoint.make(host, watch)
     watch.phase("dump", total=None if ready.parent else _estimate(ready.server.datadir))
     hidden = (with_defaults(host.database.connection).password,)
-    with Child(ready.engine.dump_argv(wanted), stream=True, hidden=hidden) as child:
+    gate = Gate(host.stream.rate_limit, watch)
+
+    def put(index: int, body: bytes, sha256: str) -> None:
+        gate.let(len(body))
+        host.catalog.put_segment(instance, request.id, index, body, sha256)
+
+    argv = ready.engine.dump_argv(wanted)
+    with Child(argv, stream=True, hidden=hidden, niceness=host.database.niceness) as child:
         stored = store(
-            _source(child, ready, watch),
+            _source(child, ready, watch, gate),
             dialect=ready.engine.stream_format,
             segment_size=host.stream.segment_size,
             encode=encoder(host.stream.compression, host.stream.level),
-            put=lambda index, body, sha256: host.catalog.put_segment(instance, request.id, index, body, sha256),
-            workers=workers(host.stream.workers),
+            put=put,
+            team=team(host, host.stream.workers),
             watch=watch,
             close=Seal(data_key, request.id).close if data_key else plain,
         )
@@ -100,7 +111,7 @@ def _dump_request(host: Host, ready: Preflight, scratch: Path) -> DumpRequest:
         target_dir=target,
         facts_dir=facts,
         since=ready.parent.manifest.lsn.end if ready.parent else None,
-        parallel=host.database.parallel or workers(0) - 1,
+        parallel=host.database.parallel or cores(),
         lock_wait_timeout=host.database.lock_wait_timeout,
         extra_args=host.database.extra_args,
     )
@@ -110,10 +121,13 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_EXCL, 0o600)
 
 
-def _source(child: Child, ready: Preflight, watch: Watch) -> Callable[[memoryview, Callable[[], bool]], int]:
+def _source(
+    child: Child, ready: Preflight, watch: Watch, gate: Gate
+) -> Callable[[memoryview, Callable[[], bool]], int]:
     """The child's stream, whose end is an end only if the child says that all went well."""
 
     def read(view: memoryview, stopped: Callable[[], bool]) -> int:
+        gate.heed(stopped)
         count = child.read_into(view, stopped=stopped)
         if not count and not stopped():
             child.finish(watch)

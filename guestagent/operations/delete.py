@@ -11,9 +11,12 @@ from guestagent.progress import Watch
 
 
 def doomed(host: Host, wanted: BackupId, *, cascade: bool) -> list[Backup]:
-    """What a delete would delete, children before their parents; raises Refused if that is more than was meant."""
+    """What a delete would delete, children before their parents; raises Refused if that is more than was meant.
+
+    A backup that cannot be read may be a child that is lost with its parent, and so it refuses every delete.
+    """
     target = host.catalog.get(wanted)
-    everything = host.catalog.backups()
+    everything, unreadable = host.catalog.census()
     family = [target]
     for member in family:  # grows while it is walked
         family += [one for one in everything if _stands_on(one, member) and one not in family]
@@ -21,6 +24,11 @@ def doomed(host: Host, wanted: BackupId, *, cascade: bool) -> list[Backup]:
         raise Refused(
             f"{len(family) - 1} backups stand on {wanted}, {family[1].id} among them",
             hint="delete those first, or give --cascade",
+        )
+    for one in unreadable:
+        raise Refused(
+            f"backup {one.id} cannot be read and may stand on {wanted}: {one.error.what}",
+            hint=f"try again, or put whole objects back; if it is lost, remove {one.location} from the store by hand",
         )
     return family[::-1]
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pwd
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from guestagent.catalog import locked
 from guestagent.chain import Chain
 from guestagent.database import answers
 from guestagent.datadir.place import Place, look
 from guestagent.engines import Engine, engine_named
-from guestagent.errors import ConfigError, DatabaseError, GuestagentError, Refused
+from guestagent.errors import ConfigError, Corrupt, DatabaseError, GuestagentError, Refused, StorageDenied
 from guestagent.manifest import Backup
 from guestagent.model import Version, backup_id
 from guestagent.operations.host import Host
 from guestagent.operations.preflight import check_known, tool_version_of
+
+LOG = logging.getLogger(__name__)
 
 SLACK = 64 << 20
 """Bytes that prepare needs beside the data: its own redo log and temporary tablespace."""
@@ -53,21 +57,23 @@ class Plan:
     start: bool
     os_user: str
     against: tuple[GuestagentError, ...]
+    whole: bool | None = None
+    """Whether all objects are in the store, by their sizes; None: it does not let us look."""
 
     @property
     def base_space(self) -> int:
         """Bytes that the new datadir may grow to."""
-        return self.chain.raw_size + SLACK
+        return _base_space(self.chain)
 
     @property
     def links_space(self) -> int:
         """Bytes that the incrementals need until they are applied."""
-        return self.chain.raw_size - self.chain.base.manifest.raw_size
+        return _links_space(self.chain)
 
     @property
     def needed_space(self) -> int:
         """Bytes needed on the target's filesystem."""
-        return self.base_space + (0 if self.work_dir else self.links_space)
+        return space_needed(self.chain, self.work_dir)
 
     def check(self) -> None:
         """Raise the first reason against it."""
@@ -85,6 +91,8 @@ class Plan:
             "links": len(self.chain),
             "download": self.chain.stored_size,
             "raw_size": self.chain.raw_size,
+            "objects": sum(len(link.manifest.segments) for link in self.chain),
+            "objects_whole": self.whole,
             "space_needed": self.needed_space,
             "space_free": self.place.free,
             "datadir": str(self.place.path),
@@ -116,7 +124,7 @@ class Plan:
 
 def make_plan(host: Host, request: RestoreRequest) -> Plan:
     """Think a restore through; raises only where not even a plan can be made (no such backup, broken chain)."""
-    chain = host.catalog.chain(check_known(_find(host, request.source), request.checksum))
+    chain = host.catalog.chain(check_known(_find(host, request.source), request.checksum), locked_too=True)
     engine = engine_named(chain.tip.manifest.engine)
     tool = tool_version_of(engine)
     place = look(_target(host, request))
@@ -130,14 +138,30 @@ def make_plan(host: Host, request: RestoreRequest) -> Plan:
         os_user=host.database.os_user,
         against=(),
     )
+    whole, damaged = _objects(host, chain)
     against = [
+        *_against_locks(chain),
+        *damaged,
         *_against_forgery(host, plan, request),
         *_against_tool(plan),
         *_against_target(plan, request),
         *_against_space(plan),
         *_against_owner(plan),
     ]
-    return replace(plan, against=(*against, *_against_start(host, plan)))
+    return replace(plan, against=(*against, *_against_start(host, plan)), whole=whole)
+
+
+def space_needed(chain: Chain, work_dir: Path | None) -> int:
+    """Bytes that a restore needs on the target's filesystem, beside what is there."""
+    return _base_space(chain) + (0 if work_dir else _links_space(chain))
+
+
+def _base_space(chain: Chain) -> int:
+    return chain.raw_size + SLACK
+
+
+def _links_space(chain: Chain) -> int:
+    return chain.raw_size - chain.base.manifest.raw_size
 
 
 def look_again(plan: Plan, request: RestoreRequest) -> None:
@@ -162,6 +186,28 @@ def _target(host: Host, request: RestoreRequest) -> Path:
     if target is None:
         raise ConfigError("no datadir to restore into", hint="give --datadir, or set [database] datadir")
     return target
+
+
+def _against_locks(chain: Chain) -> list[GuestagentError]:
+    """Keys that are not here; what is said of such a backup is what its manifest shows to everybody."""
+    return [locked(link) for link in chain if link.locked_by]
+
+
+def _objects(host: Host, chain: Chain) -> tuple[bool | None, list[GuestagentError]]:
+    """Whether all objects are there, and what is wrong with those of each link: a listing a link, and no byte of them.
+
+    Credentials may be such as read and do not list: then each object is asked for when its turn comes.
+    """
+    damaged: list[GuestagentError] = []
+    for link in chain:
+        try:
+            host.catalog.check_whole(link)
+        except Corrupt as error:
+            damaged.append(error)
+        except StorageDenied as error:
+            LOG.info("whether the objects of %s are all there is not known: %s", link.id, error)
+            return (False if damaged else None), damaged
+    return not damaged, damaged
 
 
 def _against_forgery(host: Host, plan: Plan, request: RestoreRequest) -> list[GuestagentError]:

@@ -14,6 +14,7 @@ from guestagent.engines import Engine, engine_for, engine_named
 from guestagent.errors import Corrupt, DatabaseError, NotFound, Refused
 from guestagent.manifest import Backup
 from guestagent.model import BackupId, InstanceId, ServerFacts, Version, backup_id
+from guestagent.operations import checkpoint
 from guestagent.operations.host import Host
 from guestagent.streams.process import output_of
 
@@ -53,6 +54,8 @@ def preflight(
     if chosen is not None:
         check_known(chosen, parent_checksum)
         check_parent(host, chosen, server=server, engine=engine, own=own, instance=instance)
+    if checkpoint.wanted(host, incremental=chosen is not None):
+        checkpoint.check(host, server)
     return Preflight(
         engine=engine,
         server=server,
@@ -175,7 +178,17 @@ def check_parent(
         raise _unfit(parent, f"is of server {theirs}, and the server is now {server.version}")
     if server.lsn < manifest.lsn.last:
         raise _unfit(parent, f"ends at LSN {manifest.lsn.last}, and the server is only at {server.lsn}")
+    for link in chain:
+        check_whole(host, link)
     return chain
+
+
+def check_whole(host: Host, link: Backup) -> None:
+    """Raise Corrupt if objects of a link are missing, without which nothing that stands on it can be restored."""
+    try:
+        host.catalog.check_whole(link)
+    except Corrupt as error:
+        raise Corrupt(error.what, hint="take a full backup") from error
 
 
 def _unfit(parent: Backup, why: str) -> Refused:

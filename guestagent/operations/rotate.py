@@ -10,9 +10,11 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from guestagent.errors import ConfigError, GuestagentError
+from guestagent.catalog import Unreadable, split_location
+from guestagent.errors import ConfigError, Corrupt, GuestagentError
 from guestagent.keys import KeySource
 from guestagent.manifest import Backup
+from guestagent.model import InstanceId
 from guestagent.operations.host import Host
 from guestagent.progress import Watch
 
@@ -21,12 +23,17 @@ from guestagent.progress import Watch
 class Rewrapped:
     """A backup that was not under the current key: ``key_id`` is the one that it was under, ``error`` why it still is.
 
-    ``error`` is None where nothing keeps it there.
+    ``error`` is None where nothing keeps it there; ``key_id`` is empty where nobody can tell it.
     """
 
-    backup: Backup
+    backup: Backup | Unreadable
     key_id: str
     error: GuestagentError | None = None
+
+    @property
+    def instance_id(self) -> InstanceId:
+        """Whose backup it is."""
+        return split_location(self.backup.location)[1]
 
 
 @dataclass(frozen=True)
@@ -54,16 +61,18 @@ def rotate(host: Host, watch: Watch, *, everything: bool = False) -> list[Rewrap
     for number, one in enumerate(found, start=1):
         watch.check()
         watch.phase(f"rotate {one.backup.id}", link=number, links=len(found))
-        if one.error is None:
+        if one.error is None and isinstance(one.backup, Backup):
             host.catalog.rewrap(one.backup, current)
     return found
 
 
 def keys_in_use(host: Host, *, everything: bool = False) -> list[KeyInUse]:
-    """The keys at hand and those that backups name: the current one first, those without a backup, too."""
+    """The keys at hand and those that backups name: the current one first, those without a backup, too.
+
+    A backup whose manifest cannot be read counts by its key.json; raises Corrupt where that cannot be read either.
+    """
     current, old = host.keys.current, [key.id for key in host.keys.old]
-    found = host.catalog.backups(None if everything else host.instance)
-    counted = Counter(host.catalog.key_id_of(backup) for backup in found)
+    counted = Counter(_key_id_of(host, backup) for backup in _census(host, None if everything else host.instance))
     states = {current.id: "current"} if current else {}
     states |= {key_id: "old" for key_id in old if key_id not in states}
     states |= {key_id: "missing" if key_id else "none" for key_id in sorted(counted) if key_id not in states}
@@ -77,10 +86,43 @@ def _current(host: Host) -> KeySource:
 
 
 def _outdated(host: Host, current: str, *, everything: bool) -> Iterator[Rewrapped]:
-    for backup in host.catalog.backups(None if everything else host.require_instance()):
-        key_id = host.catalog.key_id_of(backup)
+    for backup in _census(host, None if everything else host.require_instance()):
+        try:
+            key_id = _key_id_of(host, backup)
+        except Corrupt as error:
+            yield Rewrapped(backup, "", error)
+            continue
         if key_id not in ("", current):
-            yield Rewrapped(backup, key_id, None if backup.data_key else _missing(backup, key_id))
+            yield Rewrapped(backup, key_id, _obstacle(backup, key_id))
+
+
+def _census(host: Host, instance: InstanceId | None) -> list[Backup | Unreadable]:
+    """All that may need a key: what cannot be read, too."""
+    found, unreadable = host.catalog.census(instance)
+    return [*found, *unreadable]
+
+
+def _key_id_of(host: Host, backup: Backup | Unreadable) -> str:
+    try:
+        return host.catalog.key_id_of(backup)
+    except Corrupt as error:
+        cause = backup.error if isinstance(backup, Unreadable) else error
+        raise _unread(backup, f"nobody can tell which key backup {backup.id} needs", cause) from error
+
+
+def _obstacle(backup: Backup | Unreadable, key_id: str) -> GuestagentError | None:
+    """What keeps a backup under its key."""
+    if isinstance(backup, Unreadable):
+        return _unread(backup, f"backup {backup.id} stays under key {key_id}", backup.error)
+    return None if backup.data_key else _missing(backup, key_id)
+
+
+def _unread(backup: Backup | Unreadable, told: str, error: Corrupt) -> Corrupt:
+    return Corrupt(
+        f"{told}: {error.what}",
+        hint="keep every key, and try again, or put whole objects back; "
+        f"if it is lost, remove {backup.location} from the store by hand",
+    )
 
 
 def _missing(backup: Backup, key_id: str) -> GuestagentError:

@@ -61,10 +61,13 @@ def sweep_own(host: Host) -> list[BackupId]:
 
 
 def _swept(host: Host, mark: Path) -> bool:
-    """Whether there was something to sweep, and it is gone now."""
+    """Whether there was something to sweep, and it is gone now.
+
+    A manifest is not enough to be spared: it may have come late, after its data had been discarded.
+    """
     try:
         location = mark.read_text(encoding="utf-8")
-        finished = host.catalog.exists(location)
+        finished = host.catalog.stands(location)
     except (OSError, UnicodeDecodeError, GuestagentError) as error:
         LOG.warning("cannot sweep what %s stands for: %s", mark, error)
         return False
@@ -75,7 +78,7 @@ def _swept(host: Host, mark: Path) -> bool:
 
 
 def _discarded(host: Host, location: str) -> bool:
-    LOG.info("removing what lies without a manifest at %s", location)
+    LOG.info("removing what lies at %s and is no backup", location)
     try:
         host.catalog.discard(location)
     except Refused:  # a delete that came to nothing

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from guestagent import __version__
+from guestagent.jobs.lock import holder
 from guestagent.jobs.record import Kind
 from guestagent.manifest import timestamp
 from guestagent.model import InstanceId, backup_id
@@ -123,7 +124,7 @@ class Ours:
         Arguments("doctor", arguments).end()
         host = self._host()
         with host.catalog:
-            return [asdict(finding) for finding in doctor(host)]
+            return [asdict(finding) for finding in doctor(host, holder)]
 
     @expose
     def ping(self, context: _Context, /, **arguments: Any) -> Shown:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote
@@ -66,6 +66,15 @@ class Storage(Protocol):
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete the objects; those that are not there are no error."""
+
+    def has_conditional_put(self, key: str) -> bool:
+        """Whether the store itself refuses to overwrite an object: tried with ``key``, which must be free and stays."""
+
+    def clock_ahead(self, prefix: str) -> timedelta | None:
+        """How far the store's clock is ahead of ours, by its answer to a question about ``prefix``, refused or not.
+
+        None for a store that does not tell the time.
+        """
 
     def close(self) -> None:
         """Release connections; the store must not be used afterwards."""

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from guestagent.errors import Corrupt, ObjectExists, ObjectMissing, StorageDenied, StorageError, UsageError
@@ -108,6 +108,19 @@ class FileStorage:
                 _drop_stale(self._root, os.listdir(self._root))
             for folder in touched:
                 _sync_surviving(folder)
+
+    def has_conditional_put(self, key: str) -> bool:
+        """Put it twice: a filesystem without hard links fails at once, and one that overwrites is found out."""
+        self.put_new(key, b"first")
+        try:
+            self.put_new(key, b"second")
+        except ObjectExists:
+            return True
+        return False
+
+    def clock_ahead(self, prefix: str) -> timedelta | None:
+        """Files have our own clock."""
+        return None
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -14,7 +14,8 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from datetime import UTC
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -39,7 +40,7 @@ from guestagent.storage.s3_answers import DAMAGED, MISSING, UNKNOWN_REQUEST, exp
 from guestagent.storage.s3_client import Untrusted, connected
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3.type_defs import ErrorTypeDef, ListObjectsV2OutputTypeDef
+    from mypy_boto3_s3.type_defs import ErrorTypeDef, GetObjectOutputTypeDef, ListObjectsV2OutputTypeDef
 
 __all__ = ["S3Settings", "S3Storage"]
 
@@ -55,7 +56,9 @@ _CREDENTIALS = (NoCredentialsError, PartialCredentialsError, CredentialRetrieval
 _NONSENSE = (ValueError, RecursionError)
 """What botocore raises for answers that it cannot read, the last for a store that redirects for ever."""
 
-_FAILED = (BotoCoreError, *_NONSENSE)
+_FAILED = (BotoCoreError, HTTPError, *_NONSENSE)
+"""HTTPError is urllib3's: botocore wraps it, but for the body of an error in answer to a get."""
+
 _UNREACHED = (EndpointConnectionError, ConnectTimeoutError, ProxyConnectionError)
 
 
@@ -135,6 +138,30 @@ class S3Storage:
                     with suppress(ObjectMissing), self._told("delete", key, missing=True):
                         self._client.delete_object(Bucket=self._bucket, Key=name)
 
+    def has_conditional_put(self, key: str) -> bool:
+        """Put it on condition twice; the second has other bytes, and so is never taken for the first, tried again."""
+        with self._told("write", key):
+            if self._sent_if_free(key, b"first", hashlib.sha256(b"first").hexdigest()):
+                try:
+                    self._sent_if_free(key, b"second", hashlib.sha256(b"second").hexdigest())
+                except ObjectExists:
+                    return True
+        return False
+
+    def clock_ahead(self, prefix: str) -> timedelta | None:
+        """List one object; an answer that refuses to, since our clock is wrong or anything else, has the time, too."""
+        with self._told("list", prefix):
+            try:
+                answer = self._client.list_objects_v2(
+                    Bucket=self._bucket, Prefix=self._base + checked_prefix(prefix), MaxKeys=1
+                )
+                headers = answer["ResponseMetadata"]["HTTPHeaders"]
+            except ClientError as error:
+                if _status(error) >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                    raise
+                headers = error.response["ResponseMetadata"].get("HTTPHeaders", {})
+        return _ahead(headers.get("date", ""))
+
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
@@ -199,7 +226,7 @@ class S3Storage:
         return False
 
     def _fetched(self, key: str, limit: int) -> bytes:
-        answer = self._client.get_object(Bucket=self._bucket, Key=self._full(key))
+        answer = self._opened(key)
         # A proxy may send a body in chunks, which has no length in front.
         stated = answer.get("ContentLength", 0)
         with closing(answer["Body"]) as stream:
@@ -212,6 +239,13 @@ class S3Storage:
         if len(body) > limit:
             raise self._too_long(key, limit)
         return body
+
+    def _opened(self, key: str) -> GetObjectOutputTypeDef:
+        """The answer to a get, with its body still to come; an error's body comes with it, and may break off."""
+        try:
+            return self._client.get_object(Bucket=self._bucket, Key=self._full(key))
+        except HTTPError as error:
+            raise _Broken(f"the answer broke off: {error}") from error
 
     def _too_long(self, key: str, limit: int) -> Corrupt:
         return Corrupt(f"{key} in {self._url} is longer than {limit} bytes")
@@ -293,6 +327,15 @@ class S3Storage:
             raise explained(what, _code(error), told, status=_status(error)) from error
         except _FAILED as error:
             raise _unreached(what, error) from error
+
+
+def _ahead(date: str) -> timedelta | None:
+    """How far an answer's date is ahead of our clock; None for one that nobody can read."""
+    try:
+        theirs = parsedate_to_datetime(date)
+    except ValueError:
+        return None
+    return theirs.replace(tzinfo=theirs.tzinfo or UTC) - datetime.now(UTC)
 
 
 def _code(error: ClientError) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import timedelta
 
 from guestagent.errors import StorageDenied, StorageError
@@ -179,3 +179,35 @@ class Acts(Through):
         for key in list(keys):
             self._act("delete", key)
             super().delete([key])
+
+
+def half(body: bytes) -> bytes:
+    """What a careless proxy passes on."""
+    return body[: len(body) // 2]
+
+
+class Garbles(Through):
+    """Answers gets of keys that end with ``suffix`` (these ``numbers``, or all) by what ``how`` makes of them."""
+
+    def __init__(
+        self, inner: Storage, suffix: str, numbers: Collection[int] = (), *, how: Callable[[bytes], bytes] = half
+    ) -> None:
+        super().__init__(inner)
+        self._suffix = suffix
+        self._numbers = numbers
+        self._how = how
+        self._asked = 0
+
+    def get(self, key: str, *, limit: int) -> bytes:
+        body = super().get(key, limit=limit)
+        if not key.endswith(self._suffix):
+            return body
+        self._asked += 1
+        return self._how(body) if not self._numbers or self._asked in self._numbers else body
+
+
+class ListsNothing(Through):
+    """A listing that lags behind: it shows no object."""
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        return iter(())

@@ -243,7 +243,9 @@ def test_the_doctor_finds_a_healthy_guest_healthy(guest: Guest) -> None:
     assert [finding["check"] for finding in findings if finding["ok"] != "yes"] == []
     assert (done.returncode, done.stderr) == (0, "")
     checks = {finding["check"] for finding in findings}
-    assert checks >= {"instance", "state", "server", "engine", "grants", "tool", "datadir", "store", "disk"}
+    assert checks >= {"instance", "state", "lock", "server", "engine", "grants", "tool", "datadir", "store", "disk"}
+    (disk,) = (finding["detail"] for finding in findings if finding["check"] == "disk")
+    assert re.search(r"; a restore of the newest backup, [0-9a-f-]{36}, needs \d+$", disk)
 
 
 def test_the_doctor_names_the_remedy(guest: Guest, tmp_path: Path) -> None:
@@ -273,3 +275,7 @@ def test_a_restore_tells_what_it_does(target: Guest, tip: Backup) -> None:
     }
     phases = re.findall(r"^ +\d+\.\d s  (.*?)(?: \(\d+ bytes\))?$", done.stderr, re.MULTILINE)
     assert phases == ["plan", "fetch", "prepare link 1 of 2", "prepare link 2 of 2", "seal"]
+    plan = target.json("restore", tip.id, "--datadir", str(target.place / "another"), "--plan")
+    assert (plan["objects_whole"], plan["keys_needed"], plan["refused"]) == (True, [], [])
+    assert re.fullmatch(r"\d+ restores? on this host", plan["expected_from"])
+    assert 0 < plan["expected_seconds"] < 600

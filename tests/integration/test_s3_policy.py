@@ -90,7 +90,8 @@ def stories(guest: Guest, place: Path) -> list[str]:
 def test_with_delete(guest: Guest, gate: S3Gate, place: Path) -> None:
     ids = stories(guest, place)
     assert gate.allowed == {"s3:ListBucket", "s3:GetObject", "s3:PutObject"}
-    assert {row["check"]: row["ok"] for row in guest.json("doctor")}["store"] == "yes"
+    found = {row["check"]: row for row in guest.json("doctor")}
+    assert [found[name]["ok"] for name in ("store", "clock", "conditional-put")] == ["yes"] * 3
     assert guest.command("backup", "delete", ids[0], "--cascade").returncode == 0
     assert guest.json("backup", "list") == []
     everything = {action for one in gate.policy["Statement"] for action in _listed(one["Action"])}

@@ -9,8 +9,10 @@ from __future__ import annotations
 import fnmatch
 import json
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -23,6 +25,10 @@ _DENIED, _MISSING, _OK = 403, 404, 200
 _ERROR = (
     "<?xml version='1.0' encoding='UTF-8'?><Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
 )
+_SKEWED = _ERROR.replace("AccessDenied", "RequestTimeTooSkewed").replace("Access Denied", "The difference is too large")
+TOO_SKEWED = timedelta(minutes=15)
+EVERYTHING: dict[str, Any] = {"Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
+"""A policy that denies nothing that is known."""
 _OBJECT = {"GET": "s3:GetObject", "HEAD": "s3:GetObject", "PUT": "s3:PutObject", "DELETE": "s3:DeleteObject"}
 _NAMESPACE = "{http://s3.amazonaws.com/doc/2006-03-01/}"
 
@@ -37,11 +43,17 @@ class Wish:
 
 
 class S3Gate:
-    """Lets through to ``behind`` what ``policy`` allows; a context manager.  Both may be changed at any time."""
+    """Lets through to ``behind`` what ``policy`` allows; a context manager.  Both may be changed at any time.
+
+    ``ahead`` is how wrong its clock is, for which it refuses requests as AWS does; without ``knows_conditions`` it
+    drops them from puts, as stores do that have never heard of them.
+    """
 
     def __init__(self, behind: int, policy: dict[str, Any]) -> None:
         self.policy = policy
         self.behind = behind
+        self.ahead = timedelta()
+        self.knows_conditions = True
         self.allowed: set[str] = set()
         self.denied: list[Wish] = []
         gate = self
@@ -103,7 +115,9 @@ class _Handler(BaseHTTPRequestHandler):
         bucket, _, key = urlsplit(self.path).path.lstrip("/").partition("/")
         wishes = list(self._wishes(bucket, unquote(key), body))
         denied = [wish for wish in wishes if not self.kept.allows(wish)]
-        if denied and self.command == "POST":
+        if abs(self.kept.ahead) > TOO_SKEWED:
+            self._answer(_DENIED, _SKEWED)
+        elif denied and self.command == "POST":
             self._answer(_OK, _undeleted(bucket, denied))
         elif denied or not wishes:
             self._answer(_DENIED, _ERROR)
@@ -125,8 +139,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _hand_on(self, bucket: str, body: bytes) -> None:
         onward = HTTPConnection("127.0.0.1", self.kept.behind, timeout=PATIENCE)
+        passed = {name: value for name, value in self.headers.items() if name.lower() not in self._dropped()}
         try:
-            onward.request(self.command, self.path, body or None, dict(self.headers.items()))
+            onward.request(self.command, self.path, body or None, passed)
             answer = onward.getresponse()
             found = answer.read()
         finally:
@@ -141,6 +156,13 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_header(name, value)
         self.end_headers()
         self.wfile.write(found)
+
+    def _dropped(self) -> set[str]:
+        return set() if self.kept.knows_conditions else {"if-none-match"}
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        """What it says the time is."""
+        return super().date_time_string((timestamp or time.time()) + self.kept.ahead.total_seconds())
 
     def _answer(self, status: int, text: str) -> None:
         self.send_response(status)

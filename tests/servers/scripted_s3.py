@@ -127,8 +127,8 @@ def _handler(script: ScriptedS3) -> type[BaseHTTPRequestHandler]:
 
         def _send(self, reply: Reply) -> None:
             body = f"{len(reply.body):x}\r\n".encode() + reply.body + b"\r\n0\r\n\r\n" if reply.chunked else reply.body
-            self.send_response(reply.status)
-            for name, value in reply.headers.items():
+            self.send_response_only(reply.status)
+            for name, value in {"Date": self.date_time_string(), **reply.headers}.items():
                 self.send_header(name, value)
             if reply.chunked:
                 self.send_header("Transfer-Encoding", "chunked")

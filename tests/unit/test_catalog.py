@@ -26,7 +26,7 @@ from guestagent.manifest import Backup, Manifest, Parent, digest
 from guestagent.model import InstanceId, Kind, Lsn
 from guestagent.storage import ObjectInfo, S3Settings, Storage, open_storage
 from tests.fakes.backups import GUEST, chain, content, manifest, number, store
-from tests.fakes.stores import Acts, Confined, LosesAnswers, Refuses, Through
+from tests.fakes.stores import Acts, Confined, Garbles, ListsNothing, LosesAnswers, Refuses, Through
 from tests.servers.scripted_s3 import Reply, ScriptedS3
 
 Wrap = Callable[[Storage], Storage]
@@ -193,6 +193,30 @@ def test_what_cannot_be_a_backup_is_left_out_and_what_is_corrupt_reported(
         f"{bad.location} is left out of the list: {bad.location}/manifest.json: manifest is not JSON: "
         "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"
     ]
+
+
+def test_a_census_tells_what_is_there_and_cannot_be_read(scene: Scene) -> None:
+    good, bad = store(scene.catalog, manifest(1)), store(scene.catalog, manifest(2))
+    (scene.folder(bad) / "manifest.json").write_text("{")
+    scene.catalog.put_segment(GUEST, number(3), 0, b"data", digest(b"data"))
+    found, (lost,) = scene.catalog.census()
+    assert found == [good]
+    assert (lost.location, lost.id) == (bad.location, bad.id)
+    assert str(lost.error).startswith(f"{bad.location}/manifest.json: manifest is not JSON")
+
+
+def test_a_manifest_that_is_read_wrong_once_is_read_again(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+    base, tip = chain(scene.catalog, 2)
+
+    def catalog(times: int = 1) -> Catalog:
+        return scene.seen(lambda inner: Garbles(inner, "manifest.json", range(1, times + 1)))
+
+    assert catalog().get(base.id) == catalog().at(base.location) == base
+    assert catalog().census() == ([base, tip], [])
+    assert list(catalog().chain(tip)) == [base, tip]
+    assert caplog.records == []
+    with pytest.raises(Corrupt, match=f"{base.location}/manifest.json: manifest is not JSON"):
+        catalog(times=2).get(base.id)
 
 
 # Chains
@@ -371,6 +395,65 @@ def test_a_manifest_whose_answer_got_lost_counts_as_published(scene: Scene) -> N
     assert scene.catalog.get(number(1)) == stored
 
 
+class Keeps(Through):
+    """Confirms the put of a new object, and keeps what ``instead`` makes of it."""
+
+    instead: Callable[[bytes], bytes | None]
+
+    def put_new(self, key: str, body: bytes | bytearray) -> None:
+        kept = type(self).instead(bytes(body))
+        if kept is not None:
+            super().put_new(key, kept)
+
+
+class Nothing(Keeps):
+    instead = staticmethod(lambda _: None)
+
+
+class Half(Keeps):
+    instead = staticmethod(lambda body: body[: len(body) // 2])
+
+
+class Another(Keeps):
+    instead = staticmethod(lambda body: body.replace(b"backup 1", b"backup 2"))
+
+
+class Longer(Keeps):
+    instead = staticmethod(lambda body: body + b" ")
+
+
+@pytest.mark.parametrize(
+    ("wrap", "why"),
+    [
+        (Nothing, "manifest.json is missing; the store lost an upload that it had confirmed; try again"),
+        (Half, r"manifest.json should have \d+ bytes that were put there, and has \d+ others; the store lost"),
+        (Another, r"manifest.json should have \d+ bytes that were put there, and has \d+ others; the store lost"),
+        (Longer, r"manifest.json in file://.* is longer than \d+ bytes"),
+    ],
+)
+def test_a_manifest_is_published_once_the_store_gives_it_back(scene: Scene, wrap: Wrap, why: str) -> None:
+    with pytest.raises(Corrupt, match=f"{number(1)}/{why}"):
+        store(scene.seen(wrap), manifest(1))
+
+
+class MisreadsOnce(Through):
+    """Gives half of the first object that it is asked for."""
+
+    misread = False
+
+    def get(self, key: str, *, limit: int) -> bytes:
+        body = super().get(key, limit=limit)
+        if self.misread:
+            return body
+        self.misread = True
+        return body[: len(body) // 2]
+
+
+def test_an_answer_that_is_damaged_fails_no_publishing(scene: Scene) -> None:
+    stored = store(scene.seen(MisreadsOnce), manifest(1))
+    assert scene.catalog.get(number(1)) == stored
+
+
 def test_a_manifest_whose_answer_got_lost_with_the_store_is_a_failure(scene: Scene) -> None:
     lost = scene.seen(lambda inner: Refuses(LosesAnswers(inner), "get"))
     with pytest.raises(StorageError, match="connection reset by peer"):
@@ -415,6 +498,16 @@ def test_a_segment_that_is_not_the_manifests_is_named(scene: Scene, damage: Call
     assert scene.catalog.fetch(stored, stored.manifest.segments[2]) == content(stored.id, 2)
 
 
+def test_a_segment_that_is_read_wrong_once_is_fetched_again(scene: Scene) -> None:
+    stored = store(scene.catalog, manifest(1))
+    for wrong in (lambda body: flipped(body, 77), lambda body: body[:-1]):
+        once = scene.seen(lambda inner, wrong=wrong: Garbles(inner, "00000001", {1}, how=wrong))  # type: ignore[misc]
+        assert once.fetch(stored, stored.manifest.segments[1]) == content(stored.id, 1)
+        always = scene.seen(lambda inner, wrong=wrong: Garbles(inner, "00000001", how=wrong))  # type: ignore[misc]
+        with pytest.raises(Corrupt, match=f"{stored.location}/data/00000001 is not what the manifest promises"):
+            always.fetch(stored, stored.manifest.segments[1])
+
+
 def test_a_get_that_breaks_off_is_retried_and_gives_each_byte_once() -> None:
     made = manifest(1)
     body = content(made.id, 2)
@@ -442,9 +535,19 @@ def test_a_delete_begins_with_the_manifest_and_leaves_nothing(scene: Scene) -> N
     assert len(scene.names()) == 4
 
 
+def test_a_delete_removes_what_the_manifest_names_whatever_a_listing_shows(scene: Scene) -> None:
+    stored, other = store(scene.catalog, manifest(1)), store(scene.catalog, manifest(2))
+    stray = scene.folder(stored) / "data" / "00000007"
+    stray.write_bytes(b"of no manifest")
+    scene.seen(ListsNothing).delete(stored)
+    assert [name for name in scene.names() if other.id not in name] == [str(stray.relative_to(scene.root))]
+    scene.catalog.delete(stored)
+    assert len(scene.names()) == 4
+
+
 def test_only_what_has_no_manifest_is_discarded(scene: Scene) -> None:
     stored = store(scene.catalog, manifest(1))
-    with pytest.raises(Refused, match=f"{stored.location} has a manifest and is no leftover; use `backup delete`"):
+    with pytest.raises(Refused, match=f"{stored.location} is whole and no leftover; use `backup delete`"):
         scene.catalog.discard(stored.location)
     assert len(scene.names()) == 4
     (scene.folder(stored) / "manifest.json").unlink()
@@ -452,6 +555,58 @@ def test_only_what_has_no_manifest_is_discarded(scene: Scene) -> None:
     scene.catalog.discard(stored.location)
     assert scene.catalog.backups() == [theirs]
     assert len(scene.names()) == 4
+
+
+def lost(folder: Path) -> None:
+    (folder / "data" / "00000001").unlink()
+
+
+def all_lost(folder: Path) -> None:
+    shutil.rmtree(folder / "data")
+
+
+def shortened(folder: Path) -> None:
+    (folder / "data" / "00000002").write_bytes(b"segment")
+
+
+def cut(folder: Path) -> None:
+    path = folder / "manifest.json"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("damage", [lost, all_lost, shortened, cut])
+def test_a_manifest_alone_makes_no_backup_that_stands(scene: Scene, damage: Callable[[Path], None]) -> None:
+    stored, other = store(scene.catalog, manifest(1)), store(scene.catalog, manifest(2))
+    assert scene.catalog.stands(stored.location)
+    damage(scene.folder(stored))
+    assert not scene.catalog.stands(stored.location)
+    done: list[str] = []
+    scene.seen(lambda inner: Acts(inner, lambda _, key: done.append(key))).discard(stored.location)
+    assert done[0] == f"guest1/{number(1)}/manifest.json"
+    assert {name.split("/")[1] for name in scene.names()} == {other.id}
+    assert not scene.catalog.stands(stored.location)
+
+
+def test_a_backup_stands_although_one_answer_says_that_it_does_not(scene: Scene) -> None:
+    stored = store(scene.catalog, manifest(1))
+    assert scene.seen(MisreadsOnce).stands(stored.location)
+    assert scene.seen(Lags).stands(stored.location)
+
+
+class Lags(Through):
+    """Lists nothing yet."""
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        return iter(())
+
+
+def test_what_nobody_can_ask_is_not_said_to_be_ruined(scene: Scene) -> None:
+    stored = store(scene.catalog, manifest(1))
+    for method in ("get", "list"):
+        refuses = scene.seen(lambda inner, method=method: Refuses(inner, method))  # type: ignore[misc]
+        with pytest.raises(StorageError, match="503 slow down"):
+            refuses.discard(stored.location)
+    assert scene.catalog.get(number(1)) == stored
 
 
 def test_orphans_are_what_has_data_and_no_manifest(scene: Scene) -> None:

@@ -139,6 +139,23 @@ def test_a_backup_whose_key_is_missing_is_listed_and_fails_the_command(scene: Sc
         assert f"guestagent: backup {backup.id} stays under key {ids['one']}, which is not here; name it" in done.err
 
 
+def test_a_backup_that_cannot_be_read_is_listed_and_fails_the_command(scene: Scene, ids: dict[str, str]) -> None:
+    backup = scene.taken(1, "one")
+    scene.configure(key_file=f"{scene.place}/two", old_key_files=f"{scene.place}/one")
+    folder = scene.place / "store" / "guest1" / backup.id
+    (folder / "manifest.json").write_bytes(b"{")
+
+    rotated = scene.type("key", "rotate", "-f", "json")
+    (folder / "key.json").write_bytes(b"{")
+    untold = scene.type("key", "list")
+
+    row = {"id": backup.id, "instance_id": "guest1", "old_key_id": ids["one"], "outcome": "it cannot be read"}
+    assert (rotated.status, rotated.json) == (6, [row])
+    assert f"guestagent: backup {backup.id} stays under key {ids['one']}: " in rotated.err
+    assert (untold.status, untold.out) == (6, "")
+    assert f"guestagent: nobody can tell which key backup {backup.id} needs: " in untold.err
+
+
 def test_no_rotation_beside_another_job(scene: Scene, ids: dict[str, str]) -> None:
     backup = scene.taken(1, "one")
     scene.configure(key_file=f"{scene.place}/two", old_key_files=f"{scene.place}/one")

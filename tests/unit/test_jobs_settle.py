@@ -131,6 +131,26 @@ bench.wrap = Published
     assert bench.restore(backup, datadir=bench.top / "target").backup.id == job.id
 
 
+@pytest.mark.parametrize("victim", ["its own", "its parent's"])
+def test_a_backup_that_could_not_be_restored_has_failed(bench: Bench, ledger: Ledger, victim: str) -> None:
+    """Its manifest may have come late, after its data had been discarded, or those of its parent were."""
+    parent = bench.backup()
+    job = interrupted(ledger, asked(Kind.BACKUP))
+    taken = bench.backup(parent, id=job.id)
+    bench.object(parent if victim == "its parent's" else taken, "data/00000000").unlink()
+    (ended,) = settle(ledger, bench.host())
+    assert what(ended) == DIED
+
+
+def test_a_backup_whose_parent_is_gone_has_failed(bench: Bench, ledger: Ledger) -> None:
+    parent = bench.backup()
+    job = interrupted(ledger, asked(Kind.BACKUP))
+    bench.backup(parent, id=job.id)
+    bench.catalog().delete(parent)
+    (ended,) = settle(ledger, bench.host())
+    assert what(ended) == DIED
+
+
 def test_how_far_it_was_is_told(bench: Bench, ledger: Ledger) -> None:
     host = bench.host()
     for phase, step, words in (

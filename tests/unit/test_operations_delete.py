@@ -16,7 +16,7 @@ from guestagent.operations.sweep import sweep_own
 from guestagent.progress import Watch
 from tests.fakes.backups import chain, manifest, store
 from tests.fakes.bench import PATIENCE, Bench, CancelAt, Told, new_id
-from tests.fakes.stores import Confined, Refuses
+from tests.fakes.stores import Confined, Garbles, Refuses
 
 
 @pytest.fixture
@@ -47,6 +47,25 @@ def test_a_parent_with_children_is_refused(bench: Bench, links: list[Backup]) ->
     with pytest.raises(Refused, match="1 backups stand on"):
         doomed(bench.host(), links[1].id, cascade=False)
     assert bench.objects() == before
+
+
+@pytest.mark.parametrize("cascade", [False, True])
+def test_what_cannot_be_read_may_be_a_child_and_refuses_the_delete(
+    bench: Bench, links: list[Backup], cascade: bool
+) -> None:
+    bench.object(links[2], "manifest.json").write_bytes(b"{")
+    before = bench.objects()
+    lost = links[2]
+    told = f"backup {lost.id} cannot be read and may stand on {links[1].id}: .* not JSON.*remove {lost.location}"
+    with pytest.raises(Refused, match=told):
+        delete(bench.host(), links[1].id, Watch(), cascade=cascade)
+    assert bench.objects() == before
+
+
+def test_a_child_that_is_read_wrong_once_is_a_child(bench: Bench, links: list[Backup]) -> None:
+    bench.wrap = lambda inner: Garbles(inner, f"{links[2].id}/manifest.json", {1})
+    with pytest.raises(Refused, match=f"1 backups stand on {links[1].id}, {links[2].id} among them"):
+        doomed(bench.host(), links[1].id, cascade=False)
 
 
 def test_a_cascade_takes_children_before_their_parents(bench: Bench, links: list[Backup]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,11 @@ from guestagent.errors import ConfigError, Corrupt, GuestagentError, Refused
 from guestagent.keys import KeyRing, KeySettings
 from guestagent.keys.file import generate
 from guestagent.manifest import Backup, Manifest
+from guestagent.operations.sweep import sweep_own
 from guestagent.operations.verify import verify
 from guestagent.progress import Watch
-from tests.fakes.bench import BEFORE, Bench, data_in
+from tests.fakes.bench import BEFORE, Bench, data_in, new_id
+from tests.fakes.stores import Lies, Through
 
 
 def ring(top: Path, current: str | None, *old: str) -> KeyRing:
@@ -198,6 +201,69 @@ def test_a_key_that_is_not_at_hand_is_never_wrapped_anew(secret: Bench) -> None:
     (locked,) = catalog.backups()
     with pytest.raises(Refused, match=f"the data key of backup {locked.id} is not at hand"):
         catalog.rewrap(locked, new)
+
+
+class LiesOnce(Through):
+    """Confirms the first put of a wrapped key, and cuts it in half."""
+
+    lied = False
+
+    def put(self, key: str, body: bytes | bytearray, *, sha256: str = "") -> None:
+        if key.endswith("key.json") and not self.lied:
+            self.lied = True
+            body = body[: len(body) // 2]
+        super().put(key, body)
+
+
+@pytest.mark.parametrize(
+    ("instead", "why"),
+    [
+        (lambda _: None, "is missing"),
+        (lambda body: body[:-1], r"should have \d+ bytes that were put there, and has \d+ others"),
+    ],
+    ids=["missing", "short"],
+)
+def test_a_key_that_the_store_does_not_keep_is_found_out_before_the_dump(
+    secret: Bench, instead: Callable[[bytes], bytes | None], why: str
+) -> None:
+    wanted = new_id()
+    secret.wrap = lambda inner: Lies(inner, "key.json", instead)
+    with pytest.raises(Corrupt, match=f"{wanted}/key.json {why}; the store lost an upload"):
+        secret.backup(id=wanted)
+    assert not secret.runs("backup")
+    assert secret.objects() == {}
+
+
+def test_a_key_that_the_store_does_not_keep_is_put_once_more(secret: Bench) -> None:
+    """What it replaces may have been the only key of a backup."""
+    secret.wrap = LiesOnce
+    backup = secret.backup()
+    tree = data_in(secret.source)
+    secret.keys = ring(secret.top, "second", "first")
+    host, new = secret.host(), secret.keys.current
+    assert new is not None
+    host.catalog.rewrap(host.catalog.get(backup.id), new)
+    secret.keys = ring(secret.top, "second")
+    secret.restore(backup, replace=True, start=False)
+    assert data_in(secret.datadir) == tree
+
+
+def test_a_backup_whose_key_is_not_here_is_no_leftover(secret: Bench) -> None:
+    backup = secret.backup()
+    mark = secret.state / "unfinished" / backup.id
+    mark.write_text(backup.location)
+    secret.keys = None
+    assert sweep_own(secret.host()) == []
+    assert not mark.exists()
+    assert [found.id for found in secret.catalog().backups()] == [backup.id]
+
+
+def test_a_backup_that_has_lost_its_key_is_one(secret: Bench) -> None:
+    backup = secret.backup()
+    secret.object(backup, "key.json").unlink()
+    (secret.state / "unfinished" / backup.id).write_text(backup.location)
+    assert sweep_own(secret.host()) == [backup.id]
+    assert secret.objects() == {}
 
 
 # Backups that are not encrypted

@@ -116,6 +116,8 @@ def test_what_a_person_reads_of_a_plan(bench: Bench, links: list[Backup]) -> Non
         "links": 2,
         "download": links[0].manifest.stored_size + links[1].manifest.stored_size,
         "raw_size": links[0].manifest.raw_size + links[1].manifest.raw_size,
+        "objects": 6,
+        "objects_whole": True,
         "space_needed": links[0].manifest.raw_size + 2 * links[1].manifest.raw_size + SLACK,
         "datadir": str(bench.datadir),
         "holds_now": sum(map(len, read_tree(bench.datadir).values())),

@@ -225,6 +225,20 @@ def test_a_parent_whose_manifest_is_corrupt(bench: Bench) -> None:
     assert type(refused(bench, first.id)) is Corrupt
 
 
+@pytest.mark.parametrize("link", [0, 1], ids=["its base", "itself"])
+@pytest.mark.parametrize("parent", ["latest", "named"])
+def test_a_parent_that_could_not_be_restored(bench: Bench, parent: str, link: int) -> None:
+    first = stored(bench, 1)
+    second = stored(bench, 2, parent=first)
+    victim = (first, second)[link]
+    bench.object(victim, "data/00000001").unlink()
+    refusal = refused(bench, second.id if parent == "named" else parent)
+    assert type(refusal) is Corrupt
+    assert refusal.what == f"{victim.location}/data/00000001 is missing"
+    assert refusal.hint == "take a full backup"
+    assert checked(bench).parent is None
+
+
 def wiped(bench: Bench) -> None:
     (bench.datadir / incarnation.FILE).unlink()
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from guestagent.catalog import Catalog
-from guestagent.errors import Cancelled, ConfigError, StorageError
+from guestagent.errors import Cancelled, ConfigError, Corrupt, StorageError
 from guestagent.keys import KeySettings, open_keys
 from guestagent.keys.file import generate
 from guestagent.manifest import Backup
@@ -23,7 +23,7 @@ from guestagent.progress import Watch
 from guestagent.storage import open_storage
 from tests.fakes.backups import manifest
 from tests.fakes.bench import Bench, CancelAt, Told, data_in
-from tests.fakes.stores import Acts, Refuses
+from tests.fakes.stores import Acts, Garbles, ListsNothing, Refuses
 
 On = Callable[..., Host]
 
@@ -180,6 +180,75 @@ def test_a_key_that_is_missing_keeps_its_backups_and_no_others(bench: Bench, on:
     )
     assert bench.objects()[f"guest1/{lost.id}/key.json"] == before[f"guest1/{lost.id}/key.json"]
     assert host.catalog.key_id_of(kept) == ids["three"]
+
+
+def test_a_backup_that_cannot_be_read_keeps_its_key_and_no_others(bench: Bench, on: On, ids: dict[str, str]) -> None:
+    lost, kept, done = taken(on("one"), 1), taken(on("one"), 2), taken(on("two"), 3)
+    for damaged in (lost, done):
+        bench.object(damaged, "manifest.json").write_bytes(b"{")
+    host = on("two", "one")
+
+    found = rotate(host, Watch())
+
+    assert [(one.backup.id, one.instance_id, one.key_id) for one in found] == [
+        (kept.id, "guest1", ids["one"]),
+        (lost.id, "guest1", ids["one"]),
+    ]
+    assert isinstance(found[1].error, Corrupt)
+    assert str(found[1].error).startswith(
+        f"backup {lost.id} stays under key {ids['one']}: {lost.location}/manifest.json: manifest is not JSON"
+    )
+    assert f"keep every key, and try again, or put whole objects back; if it is lost, remove {lost.location}" in (
+        found[1].error.hint
+    )
+    assert keys_in_use(host) == [KeyInUse(ids["two"], 2, "current"), KeyInUse(ids["one"], 1, "old")]
+
+
+@pytest.mark.parametrize("damage", ["key.json", "both"])
+def test_a_key_that_nobody_can_tell_is_an_error(bench: Bench, on: On, ids: dict[str, str], damage: str) -> None:
+    lost, kept = taken(on("one"), 1), taken(on("one"), 2)
+    bench.object(lost, "key.json").unlink()
+    if damage == "both":
+        bench.object(lost, "manifest.json").write_bytes(b"{")
+    host = on("two", "one")
+    why = "manifest.json: manifest is not JSON" if damage == "both" else "key.json is missing"
+
+    told = f"nobody can tell which key backup {lost.id} needs: .*/{lost.id}/{why}.*; keep every key"
+    with pytest.raises(Corrupt, match=told):
+        keys_in_use(host)
+    found = rotate(host, Watch())
+
+    assert [(one.backup.id, one.key_id, one.error is None) for one in found] == [
+        (kept.id, ids["one"], True),
+        (lost.id, "", False),
+    ]
+    with pytest.raises(Corrupt, match=told):
+        raise found[1].error or AssertionError
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "key.json"])
+def test_a_backup_that_is_read_wrong_once_is_rotated(bench: Bench, on: On, ids: dict[str, str], name: str) -> None:
+    made = [taken(on("one"), number) for number in (1, 2)]
+    bench.wrap = lambda inner: Garbles(inner, f"{made[0].id}/{name}", {1})
+    assert keys_in_use(on("two", "one"))[1] == KeyInUse(ids["one"], 2, "old")
+    found = rotate(on("two", "one"), Watch())
+    assert [(one.backup.id, one.error) for one in found] == [(one.id, None) for one in made]
+
+
+def test_a_key_that_can_be_read_no_more_is_an_error(bench: Bench, on: On) -> None:
+    made = taken(on("one"), 1)
+    bench.wrap = lambda inner: Garbles(inner, "key.json", {2})
+    assert [one.error for one in outdated(on("two", "one"))] == [None]
+    bench.wrap = lambda inner: Garbles(inner, "key.json", {2, 3})
+    (found,) = outdated(on("two", "one"))
+    assert f"nobody can tell which key backup {made.id} needs: " in str(found.error)
+
+
+def test_a_delete_removes_the_key_whatever_a_listing_shows(bench: Bench, on: On) -> None:
+    made = taken(on("one"), 1)
+    bench.wrap = ListsNothing
+    on("one").catalog.delete(made)
+    assert bench.objects() == {}
 
 
 def test_only_this_instance_unless_all_are_asked_for(bench: Bench, on: On, ids: dict[str, str]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from guestagent.errors import GuestagentError, StorageDenied, StorageError
+from guestagent.errors import GuestagentError, NotFound, StorageDenied, StorageError
 from guestagent.manifest import digest
 from guestagent.model import BackupId, InstanceId
 from guestagent.operations.sweep import DENIED, sweep_own, unfinished
@@ -123,6 +123,58 @@ def test_a_mark_whose_backup_has_a_manifest_goes_and_the_backup_stays(bench: Ben
     assert not path.exists()
     assert bench.catalog().backups() == [stored]
     assert len(bench.objects()) == 4
+
+
+class Late(Through):
+    """Fails to put a manifest, as far as anybody knows; ``arrives`` puts it after all."""
+
+    kept: tuple[str, bytes] | None = None
+
+    def put_new(self, key: str, body: bytes | bytearray) -> None:
+        type(self).kept = key, bytes(body)
+        raise StorageError("the connection was closed")
+
+    @classmethod
+    def arrives(cls, bench: Bench) -> None:
+        assert cls.kept is not None
+        path = bench.store / cls.kept[0]
+        path.parent.mkdir(parents=True)
+        path.write_bytes(cls.kept[1])
+
+
+def test_a_manifest_that_comes_after_its_data_were_discarded_goes_too(bench: Bench) -> None:
+    wanted = new_id()
+    bench.wrap = Late
+    with pytest.raises(StorageError, match="the connection was closed"):
+        bench.backup(id=wanted)
+    assert bench.objects() == {}
+    bench.wrap = lambda inner: inner
+    Late.arrives(bench)
+    assert bench.catalog().backups(), "it looks like a backup"
+    assert sweep_own(bench.host()) == [wanted]
+    assert bench.objects() == {}
+    assert not list((bench.state / "unfinished").iterdir())
+
+
+def test_it_is_no_parent_of_the_next_backup(bench: Bench) -> None:
+    bench.wrap = Late
+    with pytest.raises(StorageError):
+        bench.backup()
+    bench.wrap = lambda inner: inner
+    Late.arrives(bench)
+    with pytest.raises(NotFound, match="no backup of this server to continue; take a full backup first"):
+        bench.backup("latest")
+    assert bench.objects() == {}
+
+
+def test_a_manifest_that_was_cut_goes_with_its_data(bench: Bench) -> None:
+    with bench.catalog() as catalog:
+        stored = store(catalog, manifest(1))
+    mark(bench, stored.id, stored.location)
+    path = bench.object(stored, "manifest.json")
+    path.write_bytes(path.read_bytes()[:100])
+    assert sweep_own(bench.host()) == [stored.id]
+    assert bench.objects() == {}
 
 
 def test_what_has_no_mark_is_somebody_elses(bench: Bench) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -41,6 +42,17 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture
 def store(root: Path) -> FileStorage:
     return FileStorage(root)
+
+
+def test_a_filesystem_that_links_over_what_is_there_is_found_out(
+    store: FileStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert store.has_conditional_put("a/probe")
+    monkeypatch.setattr(os, "link", shutil.copy)
+    assert not store.has_conditional_put("a/other")
+    monkeypatch.setattr(os, "link", lambda *_: refusing(errno.EPERM)(_))
+    with pytest.raises(StorageDenied, match="cannot write a/third"):
+        store.has_conditional_put("a/third")
 
 
 def keys(store: FileStorage) -> list[str]:

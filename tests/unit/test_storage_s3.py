@@ -6,11 +6,14 @@ import base64
 import hashlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 
 import pytest
+from botocore.exceptions import ReadTimeoutError
+from urllib3.exceptions import ProtocolError
 
 from guestagent.errors import Corrupt, ObjectExists, ObjectMissing, StorageDenied, StorageError
 from guestagent.storage import s3
@@ -71,6 +74,55 @@ def test_a_body_that_always_breaks_off_fails_in_the_end(reset: bool) -> None:
         with pytest.raises(StorageError, match="cannot read a/key in s3://bucket: the body broke off"):
             server.open().get("a/key", limit=len(BODY))
         assert len(server.asked) == 3
+
+
+def test_an_error_whose_body_breaks_off_is_asked_for_again() -> None:
+    missing = refusal(404, "NoSuchKey")
+    broken = replace(missing, cut_at=10, reset=True, headers={"Content-Length": str(len(missing.body))})
+    with ScriptedS3(broken, missing) as server:
+        with pytest.raises(ObjectMissing):
+            server.open().get("key", limit=1)
+        assert len(server.asked) == 2
+    with ScriptedS3(broken) as server:
+        with pytest.raises(StorageError, match="cannot read key in s3://bucket: the answer broke off: "):
+            server.open().get("key", limit=1)
+        assert len(server.asked) == 3
+
+
+def test_an_error_whose_body_stalls_is_asked_for_again() -> None:
+    missing = refusal(404, "NoSuchKey")
+    stalled = replace(missing, headers={"Content-Length": str(len(missing.body) + 1)})
+    with ScriptedS3(stalled, WHOLE) as server:
+        assert server.open(read_timeout=0.3).get("key", limit=len(BODY)) == BODY
+
+
+def test_what_botocore_has_tried_again_is_not_tried_again_by_us() -> None:
+    asked = []
+
+    def hang(**_: object) -> None:
+        asked.append(1)
+        raise ReadTimeoutError(endpoint_url="http://x")
+
+    with ScriptedS3(WHOLE) as server:
+        store = server.open()
+        store._client.meta.events.register("before-send.s3", hang)
+        with pytest.raises(
+            StorageError, match=r"cannot read key in s3://bucket: .*; the store takes requests and does"
+        ):
+            store.get("key", limit=1)
+    assert len(asked) == 3
+
+
+@pytest.mark.parametrize("ask", [lambda store: store.size("key"), lambda store: list(store.list())])
+def test_no_error_of_urllib3_gets_out(ask: Callable[[S3Storage], object]) -> None:
+    def fail(**_: object) -> None:
+        raise ProtocolError("Connection broken")
+
+    with ScriptedS3(WHOLE) as server:
+        store = server.open()
+        store._client.meta.events.register("before-send.s3", fail)
+        with pytest.raises(StorageError, match="in s3://bucket: Connection broken; look at the store and the network"):
+            ask(store)
 
 
 def test_a_body_that_stalls_times_out_and_is_fetched_again() -> None:

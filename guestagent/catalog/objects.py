@@ -1,0 +1,69 @@
+"""Whether objects lie in the store as they should: segments by their sizes alone, what was just put by its bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import dropwhile
+
+from guestagent.catalog.layout import DATA, folder, segment_key
+from guestagent.catalog.reading import twice
+from guestagent.errors import Corrupt, ObjectMissing
+from guestagent.manifest import Manifest
+from guestagent.storage import Storage
+
+LOST = "the store lost an upload that it had confirmed; try again"
+
+
+@dataclass(frozen=True)
+class Flaw:
+    """An object that is not there (``found`` is None), or that has another size than the manifest says; bytes."""
+
+    key: str
+    expected: int
+    found: int | None
+
+    def __str__(self) -> str:
+        if self.found is None:
+            return f"{self.key} is missing"
+        return f"{self.key} is not what the manifest promises: {self.found} bytes instead of {self.expected}"
+
+
+def flaws(store: Storage, manifest: Manifest) -> list[Flaw]:
+    """What a listing shows of a backup's segments that the manifest does not say."""
+    listed = store.list(f"{folder(manifest.instance_id, manifest.id)}/{DATA}/")
+    sizes = {found.key: found.size for found in listed}
+    wanted = {
+        segment_key(manifest.instance_id, manifest.id, segment.index): segment.stored_size
+        for segment in manifest.segments
+    }
+    return [Flaw(key, size, sizes.get(key)) for key, size in wanted.items() if sizes.get(key) != size]
+
+
+def check_held(store: Storage, key: str, body: bytes) -> None:
+    """Raise Corrupt unless the store gives back what has just been put: some confirm what they do not keep."""
+    twice(lambda: _check_bytes(store, key, body))
+
+
+def _check_bytes(store: Storage, key: str, body: bytes) -> None:
+    try:
+        found = store.get(key, limit=len(body))
+    except ObjectMissing as error:
+        raise Corrupt(f"{store.url}/{key} is missing", hint=LOST) from error
+    if found != body:
+        raise Corrupt(
+            f"{store.url}/{key} should have {len(body)} bytes that were put there, and has {len(found)} others",
+            hint=LOST,
+        )
+
+
+def confirmed(store: Storage, suspects: Iterable[Flaw]) -> list[Flaw]:
+    """The flaws from the first one on that the object itself confirms: some stores' listings lag behind."""
+    return list(dropwhile(lambda flaw: _is_whole(store, flaw), suspects))
+
+
+def _is_whole(store: Storage, suspect: Flaw) -> bool:
+    try:
+        return store.size(suspect.key) == suspect.expected
+    except ObjectMissing:
+        return False

@@ -38,7 +38,7 @@ def twice(read: Callable[[], T]) -> T:
     try:
         return read()
     except Corrupt as error:
-        LOG.info("read once more: %s", error)
+        LOG.debug("read once more: %s", error)
     return read()
 
 

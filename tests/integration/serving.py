@@ -59,6 +59,19 @@ def blocked(path: Path) -> Iterator[None]:
 
 
 @contextmanager
+def leased(path: Path) -> Iterator[None]:
+    """Who opens the object at ``path`` waits, for 45 s at the most; it can be listed, and has its size."""
+    heard = signal.signal(signal.SIGIO, signal.SIG_IGN)  # by which the kernel tells that somebody waits
+    handle = os.open(path, os.O_RDWR)
+    try:
+        fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        yield
+    finally:
+        os.close(handle)
+        signal.signal(signal.SIGIO, heard)
+
+
+@contextmanager
 def frozen(pid: int) -> Iterator[None]:
     """A process that does nothing inside."""
     os.kill(pid, signal.SIGSTOP)

@@ -26,6 +26,7 @@ from tests.integration.serving import (
     assert_told_once,
     blocked,
     children,
+    leased,
     new_id,
     nobody_writes,
     settled,
@@ -167,7 +168,7 @@ def test_killed_in_the_plan(source: Source, target: Target) -> None:
 
 
 def test_killed_in_the_fetch(source: Source, target: Target) -> None:
-    with blocked(source.guest.place / "store" / "guest1" / source.full.id / "data" / "00000000"):
+    with leased(source.guest.place / "store" / "guest1" / source.full.id / "data" / "00000000"):
         order = Order(target, source)
         wait_for_record(order.agent, order.id, "fetch")
         order.die()

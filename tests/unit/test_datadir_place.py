@@ -298,6 +298,26 @@ def test_every_file_and_directory_is_made_durable_once(tmp_path: Path, monkeypat
     assert sorted(synced) == sorted(map(str, expected))
 
 
+def test_thousands_of_files_are_made_durable_with_a_few_open_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(200):
+        (tmp_path / f"t{number}.ibd").touch()
+    most = 0
+    synced: list[int] = []
+
+    def slow(handle: int) -> None:
+        nonlocal most
+        synced.append(handle)
+        most = max(most, len(os.listdir("/proc/self/fd")))
+
+    monkeypatch.setattr(os, "fsync", slow)
+    before = len(os.listdir("/proc/self/fd"))
+    place.make_durable(tmp_path)
+    assert len(synced) == 201
+    assert most < before + 100
+
+
 def test_a_tree_that_is_not_there_is_an_error_and_leaks_no_descriptor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -143,7 +143,7 @@ def _wrapped(data: bytes) -> object:
 
 
 def _sealed(data: bytes) -> object:
-    return Seal(KEY, BACKUP).open(0, True, data)
+    return bytes(Seal(KEY, BACKUP).open(0, True, data, memoryview(bytearray(len(data)))))
 
 
 def _zstd(data: bytes) -> object:

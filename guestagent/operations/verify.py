@@ -12,7 +12,7 @@ from guestagent.progress import Watch
 from guestagent.streams.extract import Extraction
 from guestagent.streams.pace import Gate
 from guestagent.streams.seal import Seal
-from guestagent.streams.segments import Arrivals, Incoming, Proof, Sink, Stored, plain
+from guestagent.streams.segments import Arrivals, Incoming, Proof, Sink, Stored, plainly
 
 
 def verify(host: Host, wanted: BackupId, watch: Watch) -> Chain:
@@ -52,5 +52,5 @@ def incoming_of(host: Host, link: Backup, sink: Sink | Extraction, gate: Gate) -
         fetch=fetch,
         sink=sink,
         label=f"backup {link.id}",
-        open=Seal(link.data_key, link.id).open if link.data_key else plain,
+        open=Seal(link.data_key, link.id).open if link.data_key else plainly,
     )

@@ -44,7 +44,7 @@ def encoder(compression: str, level: int) -> Callable[[memoryview], bytes]:
     return bytes if compression == NONE else lambda raw: _compress(raw, level)
 
 
-def decode(stored: bytes, compression: str, into: memoryview) -> None:
+def decode(stored: bytes | memoryview, compression: str, into: memoryview) -> None:
     """Fill ``into`` exactly with the raw bytes of ``stored``; raises Corrupt if they do not fit."""
     if compression == NONE:
         _copy(stored, into)
@@ -64,13 +64,13 @@ def _compress(raw: memoryview, level: int) -> bytes:
     return stored.getvalue()
 
 
-def _copy(stored: bytes, into: memoryview) -> None:
+def _copy(stored: bytes | memoryview, into: memoryview) -> None:
     if len(stored) != len(into):
         raise Corrupt(f"a segment of {len(stored)} bytes where {len(into)} were promised")
     into[:] = stored
 
 
-def _decompress(stored: bytes, into: memoryview) -> None:
+def _decompress(stored: bytes | memoryview, into: memoryview) -> None:
     decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
     with decompressor.stream_reader(stored, read_across_frames=True) as reader:
         filled = 0

@@ -49,12 +49,17 @@ class Seal:
         """A segment's bytes as they are stored: ciphertext and tag.  Each index once: the nonce is made of it."""
         return self._segments.encrypt(_nonce(index), plain, self._place(index, last))
 
-    def open(self, index: int, last: bool, stored: bytes) -> bytes:
-        """A segment's bytes as they were; raises Corrupt for any others than those that were stored in that place."""
+    def open(self, index: int, last: bool, stored: bytes, into: memoryview) -> memoryview:
+        """A segment's bytes as they were, at the begin of ``into``, which has room for as many as are stored.
+
+        Raises Corrupt for any other bytes than those that were stored in that place.
+        """
         from cryptography.exceptions import InvalidTag  # noqa: PLC0415
 
+        opened = into[: max(0, len(stored) - TAG_SIZE)]
         try:
-            return self._segments.decrypt(_nonce(index), stored, self._place(index, last))
+            self._segments.decrypt_into(_nonce(index), stored, self._place(index, last), opened)
+            return opened
         except (InvalidTag, ValueError) as error:
             raise Corrupt("a segment does not open under the backup's key: it was not made for this place") from error
 

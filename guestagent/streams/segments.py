@@ -24,15 +24,23 @@ from guestagent.streams.split import RawSegment, Splitter
 Put = Callable[[int, bytes, str], None]
 """Stores a segment's bytes under its index, given their SHA-256."""
 
-Cipher = Callable[[int, bool, bytes], bytes]
-"""Encrypts or decrypts a segment's bytes, given its index and whether it is the last one."""
+Close = Callable[[int, bool, bytes], bytes]
+"""Encrypts a segment's bytes, given its index and whether it is the last one."""
+
+Open = Callable[[int, bool, bytes, memoryview], "bytes | memoryview"]
+"""Decrypts a segment's bytes, given its index, whether it is the last one, and memory that may hold the result."""
 
 Source = Callable[[memoryview, Callable[[], bool]], int]
 """As split.Read, and told by its second argument when to give up waiting."""
 
 
 def plain(index: int, last: bool, data: bytes) -> bytes:
-    """The cipher of what is not encrypted."""
+    """What closes a segment that is not to be encrypted."""
+    return data
+
+
+def plainly(index: int, last: bool, data: bytes, into: memoryview) -> bytes:
+    """What opens a segment that is not encrypted."""
     return data
 
 
@@ -53,7 +61,7 @@ def store(
     put: Put,
     team: Team,
     watch: Watch,
-    close: Cipher = plain,
+    close: Close = plain,
 ) -> Stored:
     """Cut, check, encode, encrypt (``close``) and put a dump's stream; returns once every segment is stored.
 
@@ -125,7 +133,7 @@ class Incoming:
     fetch: Callable[[Segment], bytes]
     sink: Sink
     label: str
-    open: Cipher = plain
+    open: Open = plainly
     _left: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -154,6 +162,7 @@ class _Space:
     """A worker's own memory on the way back."""
 
     raw: Buffer
+    opened: Buffer
     bounce: Buffer
 
 
@@ -168,7 +177,9 @@ class Arrivals:
         self._links = links
         self._watch = watch
         self._batches = ((link, batch) for link in links for batch in link.batches())
-        self._largest = max(segment.raw_size for link in links for segment in link.stored.segments)
+        segments = [segment for link in links for segment in link.stored.segments]
+        self._largest = max(segment.raw_size for segment in segments)
+        self._largest_stored = max(segment.stored_size for segment in segments)
         self._lock = threading.Lock()
         self._crew = Crew(team, workspace=self._space, take=self._take, work=self._work)
 
@@ -191,7 +202,7 @@ class Arrivals:
             raise Corrupt(f"{link.label}: {error.what}", hint=error.hint) from error
 
     def _space(self) -> _Space:
-        return _Space(raw=Buffer(max(1, self._largest)), bounce=Buffer(BOUNCE))
+        return _Space(Buffer(max(1, self._largest)), opened=Buffer(max(1, self._largest_stored)), bounce=Buffer(BOUNCE))
 
     def _take(self, _: _Space) -> tuple[Incoming, tuple[Segment, ...]] | None:
         return next(self._batches, None)
@@ -222,7 +233,7 @@ class Arrivals:
         view = space.raw.view[: segment.raw_size]
         try:
             last = segment.index == len(link.stored.segments) - 1
-            decode(link.open(segment.index, last, stored), link.compression, view)
+            decode(link.open(segment.index, last, stored, space.opened.view), link.compression, view)
             link.sink.apply(view, space.bounce, ordered=link.is_ordered(segment))
         except Corrupt as error:
             raise Corrupt(f"segment {segment.index} of {link.label}: {error.what}", hint=error.hint) from error

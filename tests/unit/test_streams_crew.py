@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -45,6 +46,21 @@ def test_every_task_is_worked_on_once(size: int) -> None:
 
     assert sorted(done) == list(range(100))
     assert not alive()
+
+
+@pytest.mark.parametrize("by", [0, 3])
+def test_workers_give_way_to_the_rest_of_the_process_if_they_are_to(by: int) -> None:
+    own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    found: list[int] = []
+
+    def work(space: object, task: int) -> None:
+        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+    with Crew[object, int](Team(2, niceness=by), workspace=object, take=counting(5), work=work) as crew:
+        crew.wait(Watch())
+
+    assert found == [min(19, own + by)] * 5
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == own
 
 
 def test_a_crew_without_tasks_is_done_at_once() -> None:

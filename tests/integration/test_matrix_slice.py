@@ -61,10 +61,6 @@ CASES = (
 )
 
 
-FOUND: dict[str, str] = {}
-"""What the matrix has found and nobody has mended yet; what is mended belongs among the cases above."""
-
-
 @pytest.fixture(scope="module")
 def played() -> Iterator[Stage]:
     with stage() as made:
@@ -75,14 +71,6 @@ def played() -> Iterator[Stage]:
 def test_a_story_on_a_store_that_goes_wrong(played: Stage, line: str) -> None:
     verdict = played.play(Case.parse(line))
     assert verdict.struck, verdict
-    assert verdict.wrong == [], verdict
-
-
-@pytest.mark.parametrize(
-    "line", [pytest.param(line, marks=pytest.mark.xfail(reason=why, strict=True)) for line, why in FOUND.items()]
-)
-def test_what_was_found(played: Stage, line: str) -> None:
-    verdict = played.play(Case.parse(line))
     assert verdict.wrong == [], verdict
 
 

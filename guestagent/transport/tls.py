@@ -10,14 +10,20 @@ from __future__ import annotations
 import logging
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from guestagent import tls
 from guestagent.errors import ConfigError, GuestagentError
 from guestagent.tls import Files, Options, Terms, Trouble
 from guestagent.transport.oslo import common
+
+if TYPE_CHECKING:
+    _Connection = Any
+else:
+    _Connection = object
 
 LOG = logging.getLogger(__name__)
 
@@ -87,70 +93,90 @@ def _wanted(pool: Any) -> Wanted:
 
 def _secured(kind: Any, wanted: Wanted) -> Any:
     """A driver's class of connections that verifies, and says what is wrong."""
+    return type("Secured", (_Secured, kind), {"wanted": wanted})
 
-    class Secured(kind):  # type: ignore[misc]
-        """Raises what is wrong with TLS at every host that there is, unless it is patient and listens."""
 
-        patient = False
+class _Secured(_Connection):  # type: ignore[misc]
+    """What stands before a driver's own methods: raises what is wrong with TLS once every host has been tried.
 
-        def _fetch_ssl_params(self) -> dict[str, Any] | bool:
-            return wanted.parameters()
+    A connection that is patient and listens logs it instead.
+    """
 
-        def ensure_connection(self) -> None:
-            self._refused = 0
-            connect = self.connection.ensure_connection
+    wanted: Wanted
+    patient = False
 
-            def connecting(*, errback: Callable[[Exception, float], object], **options: Any) -> object:
-                return connect(errback=lambda error, pause: self._tell(error) or errback(error, pause), **options)
+    def _fetch_ssl_params(self) -> dict[str, Any] | bool:
+        return self.wanted.parameters()
 
-            self.connection.ensure_connection = connecting
-            try:
-                super().ensure_connection()
-            except GuestagentError:
-                raise
-            except Exception as error:
-                if found := self._found(error):
-                    raise _raised(found) from error
-                raise
-            finally:
-                del self.connection.ensure_connection
+    def ensure_connection(self) -> None:
+        self._refused = 0
+        with self._hearing(), self._explaining():
+            super().ensure_connection()
 
-        def ensure(
-            self,
-            method: Callable[[], object],
-            retry: int | None = None,
-            recoverable_error_callback: Callable[[Exception], object] | None = None,
-            **options: Any,
-        ) -> Any:
-            def failed(error: Exception) -> None:
-                if self._goes_on and (found := self._found(error)):
-                    LOG.error("no connection to the broker: %s", found)
-                if recoverable_error_callback is not None:
-                    recoverable_error_callback(error)
+    def ensure(
+        self,
+        method: Callable[[], object],
+        retry: int | None = None,
+        recoverable_error_callback: Callable[[Exception], object] | None = None,
+        **options: Any,
+    ) -> Any:
+        def failed(error: Exception) -> None:
+            self._mention(error)
+            if recoverable_error_callback is not None:
+                recoverable_error_callback(error)
 
-            return super().ensure(method, retry, failed, **options)
+        return super().ensure(method, retry, failed, **options)
 
-        @property
-        def _goes_on(self) -> bool:
-            return bool(self.patient and self.purpose == common.PURPOSE_LISTEN)
+    @contextmanager
+    def _hearing(self) -> Iterator[None]:
+        """Hear of each host that cannot be connected to, while kombu tries one after the other."""
+        connect = self.connection.ensure_connection
 
-        def _tell(self, error: Exception) -> bool:
-            """Whether it has been told what is wrong; raises it where all hosts have been tried."""
-            found = self._found(error)
-            if found is None:
-                return False
-            self._refused += 1
-            if not self._goes_on and self._refused >= len(self.connection.alt or "1"):
+        def connecting(*, errback: Callable[[Exception, float], object], **options: Any) -> object:
+            return connect(errback=lambda error, pause: self._tell(error) or errback(error, pause), **options)
+
+        self.connection.ensure_connection = connecting
+        try:
+            yield
+        finally:
+            del self.connection.ensure_connection
+
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        """Raise what is wrong with TLS in place of what came of it."""
+        try:
+            yield
+        except GuestagentError:
+            raise
+        except Exception as error:
+            if found := self._found(error):
                 raise _raised(found) from error
+            raise
+
+    def _mention(self, error: Exception) -> None:
+        """Log what ends a connection that goes on by itself."""
+        if self._goes_on and (found := self._found(error)):
             LOG.error("no connection to the broker: %s", found)
-            return True
 
-        def _found(self, error: Exception) -> Trouble | None:
-            # kombu takes 127.0.0.1 for localhost.
-            host = wanted.name or self.connection.hostname or "localhost"
-            return _explained(error, host, self.connection.port, wanted)
+    def _tell(self, error: Exception) -> bool:
+        """Whether it has been told what is wrong; raises it where all hosts have been tried."""
+        found = self._found(error)
+        if found is None:
+            return False
+        self._refused += 1
+        if not self._goes_on and self._refused >= len(self.connection.alt or "1"):
+            raise _raised(found) from error
+        LOG.error("no connection to the broker: %s", found)
+        return True
 
-    return Secured
+    @property
+    def _goes_on(self) -> bool:
+        return bool(self.patient and self.purpose == common.PURPOSE_LISTEN)
+
+    def _found(self, error: Exception) -> Trouble | None:
+        # kombu takes 127.0.0.1 for localhost.
+        host = self.wanted.name or self.connection.hostname or "localhost"
+        return _explained(error, host, self.connection.port, self.wanted)
 
 
 def _raised(found: Trouble) -> GuestagentError:

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guestagent import manifest as module
-from guestagent.errors import Corrupt
-from guestagent.manifest import Backup, Manifest, Parent, Segment, digest, sealed, timestamp
+from guestagent.errors import Corrupt, Foreign
+from guestagent.manifest import Backup, Manifest, Parent, Segment, digest, reading, sealed, timestamp
 from guestagent.model import MAX_LSN, Binlog, Kind, backup_id
 from tests.manifests import ROOT, STARTED, a_manifest, child_of, lsns, stored
 
@@ -118,7 +118,7 @@ def test_what_can_be_read_and_not_be_written_is_refused(monkeypatch: pytest.Monk
         raise RecursionError
 
     content = document()
-    monkeypatch.setattr("guestagent.manifest.json.dumps", too_deep)
+    monkeypatch.setattr("guestagent.manifest.canonical.json.dumps", too_deep)
     with pytest.raises(Corrupt, match="nested too deeply"):
         sealed(content)
 
@@ -204,6 +204,7 @@ def test_another_format_is_refused(newer: int) -> None:
     with pytest.raises(Corrupt, match=f"manifest of format {newer}, and this version reads 1") as caught:
         parsed(changed(("format",), newer))
     assert caught.value.hint == "use a newer guestagent"
+    assert isinstance(caught.value, Foreign) is (newer > 1)
 
 
 def test_another_format_is_told_before_anything_else_is_looked_at() -> None:
@@ -369,10 +370,10 @@ def test_a_key_twice_is_refused_however_deep(once: str, twice: str) -> None:
 
 def test_a_manifest_that_is_too_large_is_not_even_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     data = a_manifest().to_bytes()
-    monkeypatch.setattr(module, "MAX_MANIFEST", len(data))
+    monkeypatch.setattr(reading, "MAX_MANIFEST", len(data))
     Manifest.from_bytes(data)
 
-    monkeypatch.setattr(module, "MAX_MANIFEST", len(data) - 1)
+    monkeypatch.setattr(reading, "MAX_MANIFEST", len(data) - 1)
 
     assert "larger than any" in refusal(data)
 

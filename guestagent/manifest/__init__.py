@@ -1,23 +1,28 @@
-"""The manifest: what a backup is, as canonical JSON and as typed values.
+"""The manifest: what a backup is, as typed values, each beside the keys that it is written to and read from.
 
-A manifest read from a store is parsed as if a stranger had written it: every
-key has a type, a range and a limit, and what it says twice must agree.
+What a manifest says twice must agree.  How its bytes come about stands in ``canonical``, how a stranger's bytes are
+believed in ``reading``.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from typing import Any, TypeVar
+from datetime import datetime
+from typing import Any
 
-from guestagent.document import check_size, finite, no_number, once
-from guestagent.errors import Corrupt, UsageError, one_line, printable
+from guestagent.errors import Corrupt, Foreign, one_line, printable
+from guestagent.manifest.canonical import MAC, SEAL, beyond, core_of, digest, merged, seal_of, sealed, timestamp
+from guestagent.manifest.reading import (
+    MAX_FILES,
+    MAX_MANIFEST,
+    MAX_SEGMENT_SIZE,
+    MAX_SEGMENTS,
+    MAX_TEXT,
+    Reader,
+    load,
+)
 from guestagent.model import (
-    MAX_LSN,
     BackupId,
     Binlog,
     Checkpoints,
@@ -29,25 +34,25 @@ from guestagent.model import (
     instance_id,
 )
 
+__all__ = [
+    "MAX_FILES",
+    "MAX_MANIFEST",
+    "MAX_SEGMENTS",
+    "MAX_SEGMENT_SIZE",
+    "MAX_TEXT",
+    "Backup",
+    "Encryption",
+    "Manifest",
+    "Parent",
+    "Segment",
+    "StreamFacts",
+    "digest",
+    "sealed",
+    "timestamp",
+]
+
 FORMAT = 1
 """The major format of the manifests that this code writes and the newest that it reads."""
-
-MAX_MANIFEST = 256 << 20
-MAX_SEGMENTS = 1_000_000
-MAX_FILES = 4_000_000
-MAX_TEXT = 1 << 20
-"""Characters of one text."""
-MAX_SEGMENT_SIZE = 256 << 20
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
-"""Halves of characters, as Python reads them from bytes that are not UTF-8; no Unicode text has them."""
-_SEAL = "digest"
-_MAC = "mac"
-_DIGEST = re.compile(r"[0-9a-f]{64}")
-_ABSENT = object()
-_MOST_VALUES = 6 * MAX_SEGMENTS
-"""As document.check_size counts them: five a segment, and some more."""
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -139,11 +144,11 @@ class Manifest:
 
     def core(self) -> str:
         """SHA-256 of the canonical JSON without ``digest`` and ``mac``."""
-        return _core(self._whole())
+        return core_of(self._whole())
 
     def _whole(self) -> dict[str, Any]:
-        proof = {} if self.mac is None else {_MAC: self.mac}
-        return _merged(self.unknown, self._document() | proof)
+        proof = {} if self.mac is None else {MAC: self.mac}
+        return merged(self.unknown, self._document() | proof)
 
     def _document(self) -> dict[str, Any]:
         return {
@@ -171,11 +176,11 @@ class Manifest:
     @classmethod
     def from_bytes(cls, data: bytes) -> Manifest:
         """Read a manifest; raises Corrupt for anything that is not a whole one of a known format."""
-        document = _load(data)
+        document = load(data)
         manifest = _parsed(document)
-        if document[_SEAL] != _seal(document):
+        if document[SEAL] != seal_of(document):
             raise Corrupt("manifest: its digest does not fit: it was damaged")
-        return manifest if manifest.encryption is None else replace(manifest, as_read=_core(document))
+        return manifest if manifest.encryption is None else replace(manifest, as_read=core_of(document))
 
 
 @dataclass(frozen=True)
@@ -229,147 +234,8 @@ class Backup:
         }
 
 
-def digest(data: bytes | bytearray | memoryview) -> str:
-    """SHA-256 in lower-case hex, the only digest that manifests use."""
-    return hashlib.sha256(data).hexdigest()
-
-
-def sealed(document: Mapping[str, Any]) -> bytes:
-    """A manifest's document as it is stored: canonical, with the SHA-256 of all the rest under ``digest``.
-
-    Nothing else could tell a damaged name or time of the newest link; those below it are proven by
-    their children.
-    """
-    return _canonical({**document, _SEAL: _seal(document)})
-
-
-def _seal(document: Mapping[str, Any]) -> str:
-    return digest(_canonical({key: value for key, value in document.items() if key != _SEAL}))
-
-
-def _core(document: Mapping[str, Any]) -> str:
-    return digest(_canonical({key: value for key, value in document.items() if key not in (_SEAL, _MAC)}))
-
-
-def _canonical(document: Mapping[str, Any]) -> bytes:
-    try:
-        text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    except RecursionError as error:
-        raise Corrupt("manifest: it is nested too deeply") from error
-    return _SURROGATE.sub("\ufffd", text).encode()
-
-
-def timestamp(moment: datetime) -> str:
-    """ISO 8601 in UTC with milliseconds, as in ``2026-11-22T14:00:00.125Z``; ``moment`` must be UTC."""
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
-
-
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """``above`` over ``below``, object by object, so that unknown keys stay where they were."""
-    result = dict(below)
-    for key, value in above.items():
-        under = below.get(key)
-        result[key] = _merged(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
-    return result
-
-
-def _beyond(found: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``found`` has and ``known`` has not, object by object."""
-    result = {key: value for key, value in found.items() if key not in known}
-    for key in found.keys() & known.keys():
-        if isinstance(found[key], dict) and (below := _beyond(found[key], known[key])):
-            result[key] = below
-    return result
-
-
-class _Reader:
-    """Reads one JSON object of a manifest, key by key, with errors that name the key."""
-
-    def __init__(self, value: Any, where: str = "manifest") -> None:
-        if not isinstance(value, dict):
-            raise Corrupt(f"{where} is not a JSON object")
-        self._value = value
-        self._where = where
-
-    def take(self, key: str, kind: type[T]) -> T:
-        """The value of ``key``, which must be exactly of type ``kind``."""
-        value = self._value.get(key, _ABSENT)
-        if type(value) is not kind:
-            wrong = "missing" if value is _ABSENT else f"of type {type(value).__name__}, not {kind.__name__}"
-            raise Corrupt(f"{self._where}: {key} is {wrong}")
-        return value
-
-    def text(self, key: str) -> str:
-        """A text that can be shown and written again."""
-        value = self.take(key, str)
-        if len(value) > MAX_TEXT:
-            raise Corrupt(f"{self._where}: {key} has more than {MAX_TEXT} characters")
-        if _SURROGATE.search(value):
-            raise Corrupt(f"{self._where}: {key} is not Unicode text")
-        return value
-
-    def number(self, key: str, *, most: int = MAX_LSN) -> int:
-        """A whole number from 0 to ``most``."""
-        value = self.take(key, int)
-        if not 0 <= value <= most:
-            raise Corrupt(f"{self._where}: {key} is out of range: {value}")
-        return value
-
-    def one_of(self, key: str, *choices: str) -> str:
-        """A word out of ``choices``."""
-        value = self.text(key)
-        if value not in choices:
-            raise Corrupt(f"{self._where}: {key} is {value[:80]!r}, not one of {', '.join(choices)}")
-        return value
-
-    def moment(self, key: str) -> datetime:
-        """A UTC time in the form that ``timestamp`` writes."""
-        try:
-            return datetime.strptime(self.text(key), "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
-        except ValueError as error:
-            raise Corrupt(f"{self._where}: {key} is not a time: {error}") from error
-
-    def checked(self, key: str, check: Callable[[str], T]) -> T:
-        """A text that ``check`` accepts."""
-        text = self.text(key)
-        try:
-            return check(text)
-        except (UsageError, Corrupt) as error:
-            raise Corrupt(f"{self._where}: {key}: {error.what}") from error
-
-    def sha256(self, key: str) -> str:
-        """A digest in lower-case hex."""
-        value = self.text(key)
-        if not _DIGEST.fullmatch(value):
-            raise Corrupt(f"{self._where}: {key} is not a sha256")
-        return value
-
-    def below(self, key: str) -> _Reader:
-        """The object under ``key``."""
-        return _Reader(self.take(key, dict), f"{self._where}: {key}")
-
-    def optional(self, key: str, read: Callable[[str], T]) -> T | None:
-        """What ``read`` makes of ``key``, or None where it is null."""
-        return None if self._value.get(key, _ABSENT) is None else read(key)
-
-
-def _load(data: bytes) -> Any:
-    if len(data) > MAX_MANIFEST:
-        raise Corrupt(f"manifest of {len(data)} bytes is larger than any that this version writes")
-    try:
-        check_size(data, _MOST_VALUES)
-        return json.loads(
-            data.decode(),
-            object_pairs_hook=once,
-            parse_constant=no_number,
-            parse_float=finite,
-        )
-    except (ValueError, RecursionError) as error:
-        raise Corrupt(f"manifest is not JSON: {error}") from error
-
-
 def _parsed(document: Any) -> Manifest:
-    top = _Reader(document)
+    top = Reader(document)
     _check_readable(top)
     engine, server, lsn = top.below("engine"), top.below("server"), top.below("lsn")
     segments = _segments(top.take("segments", list))
@@ -395,9 +261,9 @@ def _parsed(document: Any) -> Manifest:
         segments=segments,
     )
     _check_agrees(manifest, top.below("sizes"))
-    mac = None if manifest.encryption is None else top.sha256(_MAC)
-    known = manifest._document() | {_SEAL: top.sha256(_SEAL)} | ({} if mac is None else {_MAC: mac})
-    return replace(manifest, unknown=_beyond(document, known), mac=mac)
+    mac = None if manifest.encryption is None else top.sha256(MAC)
+    known = manifest._document() | {SEAL: top.sha256(SEAL)} | ({} if mac is None else {MAC: mac})
+    return replace(manifest, unknown=beyond(document, known), mac=mac)
 
 
 def _version(text: str) -> str:
@@ -405,25 +271,26 @@ def _version(text: str) -> str:
     return text
 
 
-def _check_readable(top: _Reader) -> None:
+def _check_readable(top: Reader) -> None:
     found = top.number("format")
     if found != FORMAT:
-        raise Corrupt(f"manifest of format {found}, and this version reads {FORMAT}", hint="use a newer guestagent")
+        kind = Foreign if found > FORMAT else Corrupt
+        raise kind(f"manifest of format {found}, and this version reads {FORMAT}", hint="use a newer guestagent")
 
 
-def _encryption(found: _Reader) -> Encryption:
+def _encryption(found: Reader) -> Encryption:
     return Encryption(cipher=found.one_of("cipher", "AES-256-GCM"), sealed=found.text("sealed"))
 
 
-def _parent(found: _Reader) -> Parent:
+def _parent(found: Reader) -> Parent:
     return Parent(id=found.checked("id", backup_id), location=found.text("location"), checksum=found.sha256("checksum"))
 
 
-def _binlog(found: _Reader) -> Binlog:
+def _binlog(found: Reader) -> Binlog:
     return Binlog(file=found.text("file"), position=found.number("position"), gtid=found.text("gtid"))
 
 
-def _stream(found: _Reader, *, last: int) -> StreamFacts:
+def _stream(found: Reader, *, last: int) -> StreamFacts:
     return StreamFacts(
         format=found.one_of("format", "mbstream", "xbstream"),
         files=found.number("files", most=MAX_FILES),
@@ -434,10 +301,10 @@ def _stream(found: _Reader, *, last: int) -> StreamFacts:
 def _segments(found: list[Any]) -> tuple[Segment, ...]:
     if not 0 < len(found) <= MAX_SEGMENTS:
         raise Corrupt(f"manifest with {len(found)} segments")
-    return tuple(_segment(_Reader(value, f"manifest: segment {index}"), index) for index, value in enumerate(found))
+    return tuple(_segment(Reader(value, f"manifest: segment {index}"), index) for index, value in enumerate(found))
 
 
-def _segment(found: _Reader, index: int) -> Segment:
+def _segment(found: Reader, index: int) -> Segment:
     if found.number("index") != index:
         raise Corrupt(f"manifest: segment {found.number('index')} stands where {index} belongs")
     return Segment(
@@ -448,7 +315,7 @@ def _segment(found: _Reader, index: int) -> Segment:
     )
 
 
-def _check_agrees(manifest: Manifest, sizes: _Reader) -> None:
+def _check_agrees(manifest: Manifest, sizes: Reader) -> None:
     """What a manifest says twice must be the same."""
     if (sizes.number("raw"), sizes.number("stored")) != (manifest.raw_size, manifest.stored_size):
         raise Corrupt("manifest: sizes are not the sums over the segments")

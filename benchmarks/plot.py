@@ -19,7 +19,24 @@ from benchmarks.race_figures import OURS, Ratio, ratios, runs_of, summaries
 WIDTH, LEFT, RIGHT, TOP = 760, 190, 60, 56
 BAR, GAP = 13, 12
 """Height of a bar, and what is left between two pairs of them."""
-COLOURS: Mapping[str, str] = {"wall": "#2f6f9f", "cpu": "#d08a2e"}
+DIGIT = 7.2
+"""At most as wide as a digit is, in any font of that size."""
+LIGHT: Mapping[str, str] = {
+    "paper": "#ffffff",
+    "ink": "#222222",
+    "grid": "#dddddd",
+    "equal": "#444444",
+    "wall": "#2f6f9f",
+    "cpu": "#d08a2e",
+}
+"""What each class of shapes is filled and drawn with."""
+DARK: Mapping[str, str] = LIGHT | {
+    "paper": "#16191d",
+    "ink": "#dfe3e8",
+    "grid": "#3a4048",
+    "equal": "#b4bac2",
+    "wall": "#4f9bd0",
+}
 NAMES: Mapping[str, str] = {"wall": "wall time", "cpu": "CPU seconds"}
 TITLES: Mapping[str, str] = {
     "full": "full backup",
@@ -53,27 +70,38 @@ def drawing(found: Sequence[Ratio], caption: str) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
         'font-family="sans-serif" font-size="12" role="img">',
         f"<title>{escape(caption)}</title>",
-        f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
+        f"<style>{_style(LIGHT)}@media (prefers-color-scheme: dark) {{{_style(DARK)}}}</style>",
+        f'<rect width="{WIDTH}" height="{height}" class="paper"/>',
         *_legend(caption),
         *_grid(scale, height - 34),
-        *(line for number, one in enumerate(shown) for line in _pair(one, TOP + number * (2 * BAR + GAP), scale)),
+        *(line for number, one in enumerate(shown) for line in _bars(one, TOP + number * (2 * BAR + GAP), scale)),
+        _line(scale.at(1), height - 34, "equal"),
+        *(line for number, one in enumerate(shown) for line in _words(one, TOP + number * (2 * BAR + GAP), scale)),
         "</svg>",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _text(x: float, y: float, words: str, *, anchor: str = "start", colour: str = "#222222") -> str:
-    return f'<text x="{x:.0f}" y="{y:.0f}" text-anchor="{anchor}" fill="{colour}">{escape(words)}</text>'
+def _style(colours: Mapping[str, str]) -> str:
+    return "".join(f".{name}{{fill:{colour}}}" for name, colour in colours.items())
 
 
-def _box(x: float, y: float, width: float, colour: str) -> str:
-    return f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{BAR - 1}" fill="{colour}"/>'
+def _text(x: float, y: float, words: str, *, anchor: str = "start") -> str:
+    return f'<text x="{x:.0f}" y="{y:.0f}" text-anchor="{anchor}" class="ink">{escape(words)}</text>'
+
+
+def _box(x: float, y: float, width: float, kind: str) -> str:
+    return f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{BAR - 1}" class="{kind}"/>'
+
+
+def _line(x: float, bottom: float, kind: str) -> str:
+    return f'<rect x="{x - 0.5:.1f}" y="{TOP - 6}" width="1" height="{bottom - TOP + 6:.1f}" class="{kind}"/>'
 
 
 def _legend(caption: str) -> Iterator[str]:
     yield _text(10, 18, caption)
-    for number, (name, colour) in enumerate(COLOURS.items()):
-        yield _box(LEFT + number * 120, 28, 12, colour)
+    for number, name in enumerate(NAMES):
+        yield _box(LEFT + number * 120, 28, 12, name)
         yield _text(LEFT + number * 120 + 18, 38, NAMES[name])
 
 
@@ -81,19 +109,24 @@ def _grid(scale: Scale, bottom: float) -> Iterator[str]:
     for number in range(int(scale.end / STEP) + 1):
         value = number * STEP
         x = scale.at(value)
-        colour = "#444444" if value == 1 else "#dddddd"
-        yield f'<line x1="{x:.1f}" y1="{TOP - 6}" x2="{x:.1f}" y2="{bottom:.1f}" stroke="{colour}"/>'
+        yield _line(x, bottom, "grid")
         yield _text(x, bottom + 16, f"{value:g}", anchor="middle")
 
 
-def _pair(one: Ratio, y: float, scale: Scale) -> Iterator[str]:
+def _bars(one: Ratio, y: float, scale: Scale) -> Iterator[str]:
+    for number, name in enumerate(NAMES):
+        yield _box(LEFT, y + number * BAR, scale.at(float(getattr(one, name))) - LEFT, name)
+
+
+def _words(one: Ratio, y: float, scale: Scale) -> Iterator[str]:
+    """What stands beside two bars; a number on paper of its own, since lines go through there."""
     title = f"{TITLES.get(one.story, one.story)} / {one.against}"
     yield _text(LEFT - 8, y + BAR + 4, title, anchor="end")
-    for number, name in enumerate(COLOURS):
+    for number, name in enumerate(NAMES):
         value = float(getattr(one, name))
-        top = y + number * BAR
-        yield _box(LEFT, top, scale.at(value) - LEFT, COLOURS[name])
-        yield _text(scale.at(value) + 5, top + BAR - 3, f"{value:.2f}")
+        told, x, top = f"{value:.2f}", scale.at(value) + 2, y + number * BAR
+        yield _box(x, top, len(told) * DIGIT + 6, "paper")
+        yield _text(x + 3, top + BAR - 3, told)
 
 
 def caption(content: Mapping[str, Any]) -> str:

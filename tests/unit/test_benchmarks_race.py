@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -149,6 +150,10 @@ def test_a_drawing_is_xml_and_small() -> None:
     assert len(text) < 40_000
     words = [element.text for element in ElementTree.fromstring(text).iter() if element.text]
     assert {"a & b", "full backup / aws", "4.00"} <= set(words)
+    light, dark = text.split("@media (prefers-color-scheme: dark)")
+    for kind in re.findall(r'class="(\w+)"', text):
+        assert f".{kind}{{fill:#" in light
+        assert f".{kind}{{fill:#" in dark
 
 
 def test_only_known_words_are_taken() -> None:

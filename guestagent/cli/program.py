@@ -118,6 +118,8 @@ class Program(App):
 
 GARBAGE = 50_000
 """Objects made before the collector looks for cycles; at Python's 700 it takes a fifth of a command's start."""
+PYTHONS = gc.get_threshold()
+"""What Python itself sets, for who lives long."""
 
 
 def run(program: type[Program], argv: Sequence[str] | None = None) -> int:

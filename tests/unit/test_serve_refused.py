@@ -14,6 +14,12 @@ from tests.unit.serve_scene import staged
 
 
 @pytest.fixture(autouse=True)
+def no_long_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tests' process is not an agent's."""
+    monkeypatch.setattr("guestagent.cli.serve.live_long", lambda: None)
+
+
+@pytest.fixture(autouse=True)
 def no_handlers_left() -> Iterator[None]:
     """Each run of the program makes a handler, for a stderr that only this test has."""
     before = list(logging.getLogger().handlers)

@@ -111,7 +111,7 @@ def watched(haul: Haul) -> Iterator[None]:
         yield
     finally:
         over.set()
-        watcher.join(5)
+        watcher.join(60)
 
 
 def _watch(haul: Haul, seen: set[bytes], over: threading.Event, top: int) -> None:

@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-SOON = 10.0
+SOON = 30.0
 """Seconds after which a test gives up waiting."""
 
 
 def eventually(happened: Callable[[], bool]) -> bool:
-    """Whether it happened soon."""
-    deadline = time.monotonic() + SOON
+    """Whether it happened soon, also where all is slow."""
+    deadline = time.monotonic() + 2 * SOON
     while not happened() and time.monotonic() < deadline:
         time.sleep(0.01)
     return happened()
@@ -45,6 +45,12 @@ def children() -> set[int]:
             if int(parent) == os.getpid():
                 found.add(int(entry.name))
     return found
+
+
+def nothing_more_than(before: tuple[set[str], set[int], set[str]]) -> bool:
+    """Whether nothing belongs to this process that did not before; what others have left may be gone by now."""
+    descriptors, processes, threads = belongings()
+    return descriptors <= before[0] and processes <= before[1] and threads <= before[2]
 
 
 def belongings() -> tuple[set[str], set[int], set[str]]:

@@ -167,13 +167,13 @@ def test_other_namespaces_and_versions_are_refused(client: Any, namespace: str |
 def test_a_call_that_takes_too_long_times_out(client: Any) -> None:
     begun = time.monotonic()
     with pytest.raises(messaging.MessagingTimeout):
-        client.prepare(timeout=0.5).call({}, "sleep", seconds=3)
-    assert time.monotonic() - begun < 2.5
+        client.prepare(timeout=0.5).call({}, "sleep", seconds=15)
+    assert time.monotonic() - begun < 14
     assert client.call({}, "echo", value="goes on")["value"] == "goes on"
 
 
 def test_a_monitored_call_may_take_its_time(client: Any) -> None:
-    assert client.prepare(call_monitor_timeout=2).call({}, "sleep", seconds=3.5) == "slept"
+    assert client.prepare(call_monitor_timeout=4).call({}, "sleep", seconds=5) == "slept"
 
 
 def test_a_monitored_call_notices_that_the_agent_hangs(agent: RpcAgent) -> None:
@@ -183,15 +183,15 @@ def test_a_monitored_call_notices_that_the_agent_hangs(agent: RpcAgent) -> None:
         assert eventually(lambda: noted(client) == ["asleep for 20"])
         agent.freeze()
         with pytest.raises(messaging.MessagingTimeout):
-            sleeping.result(timeout=6)
+            sleeping.result(timeout=PATIENCE - 10)
 
 
 def test_a_call_to_nobody_fails_in_time(wire: Wire) -> None:
     with client_of(wire.url, "nobody") as client:
         begun = time.monotonic()
         with pytest.raises((messaging.MessagingTimeout, messaging.MessageDeliveryFailure)) as caught:
-            client.prepare(timeout=1).call({}, "echo", value=1)
-    assert time.monotonic() - begun < (0.5 if wire.knows_at_once else 5)
+            client.prepare(timeout=15 if wire.knows_at_once else 1).call({}, "echo", value=1)
+    assert time.monotonic() - begun < 14
     assert ("no agent is listening at" in str(caught.value)) is wire.knows_at_once
 
 
@@ -253,7 +253,7 @@ def test_a_call_whose_agent_dies_ends_at_once(agent: RpcAgent) -> None:
         assert eventually(lambda: noted(client) == ["asleep for 20"])
         agent.kill()
         with pytest.raises(messaging.MessagingTimeout, match="went away before it answered"):
-            sleeping.result(timeout=2)
+            sleeping.result(timeout=15)
 
 
 # amqp leaves the socket of a connection that broke to the garbage collector, and a captured log holds on to it.

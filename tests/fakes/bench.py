@@ -27,7 +27,7 @@ from guestagent.engines import Connection
 from guestagent.keys import KeyRing
 from guestagent.manifest import Backup
 from guestagent.model import BackupId, InstanceId, backup_id
-from guestagent.operations import checkpoint, doctor, plan, preflight, service
+from guestagent.operations import checkpoint, doctor, plan, preflight, service, sockets
 from guestagent.operations.backup import BackupRequest, backup
 from guestagent.operations.host import DatabaseSettings, Host, RestoreSettings, StreamSettings
 from guestagent.operations.plan import RestoreRequest
@@ -44,7 +44,7 @@ USER = pwd.getpwuid(os.geteuid()).pw_name
 SEGMENT = 16_000
 CHUNK = 16384
 BLOCK = 4096
-PATIENCE = 20.0
+PATIENCE = 50.0
 """Seconds within which whatever must end has to end: many, since the machine may be busy, and few beside a hang."""
 
 _ANOTHER = """
@@ -165,6 +165,7 @@ class Bench:
         self.tool(DATADIR=str(self.source), LOG=str(self.log), CHUNK=str(CHUNK))
         for module in (preflight, doctor, service, checkpoint):
             patch.setattr(module, "connect", self.server.connect)
+        patch.setattr(sockets, "BOOTED", top / "no-systemd")
         for module in (plan, service):
             patch.setattr(module, "answers", self.server.answers)
         if not existing:

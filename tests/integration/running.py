@@ -23,7 +23,7 @@ from guestagent.storage.file import TEMPORARY
 from tests.servers.guest import Guest
 from tests.servers.mariadb import MariaDB, Row, give_to_server, workplace
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 """Seconds that anything may take that a test waits for."""
 
 ENOUGH = 2 << 30
@@ -185,6 +185,29 @@ def holding(place: Path, *words: str) -> Iterator[dict[str, str]]:
     pattern = "".join(f"*{word}" for word in words)
     with tool_on_path(place, f'case "$*" in {pattern}*) kill -STOP $$;; esac; exec $real "$@"') as environment:
         yield environment
+
+
+_SLOWLY = """
+import os, time
+move = os.rename
+def slowly(source, target, **options):
+    if "#sql-guestagent" in f"{source} {target}":
+        time.sleep(0.01)
+    move(source, target, **options)
+os.rename = slowly
+"""
+
+
+@contextmanager
+def slow_moves(place: Path) -> Iterator[dict[str, str]]:
+    """Whoever has the environment that this gives takes his time for each move of a swap: one can find him in it."""
+    directory = place / "slowly"
+    directory.mkdir()
+    (directory / "sitecustomize.py").write_text(_SLOWLY)
+    try:
+        yield {"PYTHONPATH": os.pathsep.join(filter(None, [str(directory), os.environ.get("PYTHONPATH", "")]))}
+    finally:
+        shutil.rmtree(directory)
 
 
 def wait_for_held(place: Path, word: str) -> int:

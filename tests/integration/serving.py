@@ -6,7 +6,7 @@ import fcntl
 import os
 import signal
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -59,13 +59,16 @@ def blocked(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def leased(path: Path) -> Iterator[None]:
-    """Who opens the object at ``path`` waits, for 45 s at the most; it can be listed, and has its size."""
+def leased(path: Path) -> Iterator[Callable[[], bool]]:
+    """Who opens the file at ``path`` waits, for 45 s at the most; it can be listed, and has its size.
+
+    Gives what tells whether somebody waits.
+    """
     heard = signal.signal(signal.SIGIO, signal.SIG_IGN)  # by which the kernel tells that somebody waits
     handle = os.open(path, os.O_RDWR)
     try:
         fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-        yield
+        yield lambda: fcntl.fcntl(handle, fcntl.F_GETLEASE) != fcntl.F_WRLCK
     finally:
         os.close(handle)
         signal.signal(signal.SIGIO, heard)
@@ -146,7 +149,7 @@ def assert_idle(guest: Guest, *failed: str) -> None:
 
     The marks of backups that ``failed`` since the last sweep may be there: a put may come late.
     """
-    wait_until(lambda: not children(guest.place), f"the children end: {children(guest.place)}", limit=10)
+    wait_until(lambda: not children(guest.place), f"the children end: {children(guest.place)}")
     wait_until(lambda: _is_free(guest.state), "the host's lock is free")  # an agent that has just started sweeps
     assert list((guest.state / "scratch").glob("*")) == []
     assert {path.name for path in (guest.state / "unfinished").glob("*")} <= set(failed)

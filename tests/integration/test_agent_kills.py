@@ -110,7 +110,7 @@ def test_killed_before_the_tool_begins(agent: Agent) -> None:
         wait_for_held(agent.guest.place, "--backup")
         wait_for_record(agent, victim, "dump")
         agent.kill()
-        wait_until(lambda: not children(agent.guest.place), "the tool has ended with the agent", limit=5)
+        wait_until(lambda: not children(agent.guest.place), "the tool has ended with the agent")
     assert_failed_and_the_next_works(agent, victim, waiting, "dump")
 
 
@@ -140,6 +140,7 @@ def test_killed_while_the_tool_waits_for_a_lock(agent: Agent) -> None:
     with Writer(agent.guest.server):
         victim, waiting = ask(agent), ask(agent)
         wait_for_lock(agent.guest.server)
+        wait_until(lambda: objects(agent.guest), "some of it is stored")
         agent.kill()
         assert {name.split("/")[1] for name in objects(agent.guest)} == {victim}
     assert_failed_and_the_next_works(agent, victim, waiting, "dump")

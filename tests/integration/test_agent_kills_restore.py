@@ -13,6 +13,7 @@ from tests.integration.running import (
     holding,
     in_memory,
     on_disk,
+    slow_moves,
     step,
     wait_for_held,
     wait_until,
@@ -179,14 +180,15 @@ def test_killed_in_the_fetch(source: Source, target: Target) -> None:
 def test_killed_in_a_prepare(source: Source, target: Target, words: tuple[str, ...]) -> None:
     if target.guest.server.content() == source.at_tip:  # the base alone has no link to prepare
         target.guest.restore(source.full, replace=True, start=True)
+    target.stop.close()  # so that the prepare may even end meanwhile
     with holding(target.guest.place, *words) as target.agent.environment:
         order = Order(target, source)
         tool = wait_for_held(target.guest.place, words[-1])
         wait_for_record(order.agent, order.id, "prepare")
         step(tool, 0.005)
         order.die()
-        wait_until(lambda: is_gone(tool), "the tool has ended with the agent", limit=5)
-    order.assert_clear("prepare", order.old)
+        wait_until(lambda: is_gone(tool), "the tool has ended with the agent")
+    order.assert_clear(order.agent.ledger.get(order.id).phase, order.old)
 
 
 def test_killed_while_the_server_stops(source: Source, target: Target) -> None:
@@ -250,8 +252,9 @@ def test_killed_in_the_seal_and_in_the_swap(source: Source, target: Target) -> N
     """Half swapped or not, what stands there when the next agent has told of it is one of the two."""
     hits = []
     for reach in (in_seal, in_swap("back"), in_swap("out", "in"), in_swap("last")):
-        order = Order(target, source)
-        hits.append(reach(order))
-        order.die()
+        with slow_moves(target.guest.place) as target.agent.environment:
+            order = Order(target, source)
+            hits.append(reach(order))
+            order.die()
         order.assert_clear(order.agent.ledger.get(order.id).phase, order.old, order.new)
     assert any(hits)

@@ -53,7 +53,11 @@ def test_trove_takes_a_chain_and_prepares_an_instance_from_it(place: Path, make_
     url = shared_rabbitmq().url(shared_rabbitmq().vhost())
     guest = make_guest(defaults=serving(url), settings=CONDUCTOR)
     other = make_guest("guest2", empty=True, defaults=serving(url), settings=CONDUCTOR)
-    with Conductor(url, slowness=0.02) as conductor, Trove(url, conductor) as trove, Agent(guest, url) as one:
+    with (
+        Conductor(url, slowness=0.02, workers=1) as conductor,
+        Trove(url, conductor) as trove,
+        Agent(guest, url) as one,
+    ):
         assert trove.call("guest1", "rpc_ping") is True
         stats = trove.call("guest1", "get_filesystem_stats", fs_path=str(guest.server.datadir))
         assert stats["total"] > stats["used"] > 0
@@ -87,7 +91,7 @@ def test_ends_are_told_whatever_was_away_meanwhile_and_whatever_the_clock_says(
         url = broker.url(broker.vhost())
         guest = make_guest(defaults=serving(url), settings=CONDUCTOR)
         guest.server.script("CREATE DATABASE d; CREATE TABLE d.my (id INT PRIMARY KEY, v TEXT) ENGINE=MyISAM;")
-        with Conductor(url) as conductor, Trove(url, conductor) as trove, Agent(guest, url) as agent:
+        with Conductor(url, workers=1) as conductor, Trove(url, conductor) as trove, Agent(guest, url) as agent:
             # The conductor is away while a backup begins and ends.
             wait_until(lambda: _status(conductor, "guest1") == "healthy", "heartbeats are heard")
             conductor.stop()

@@ -30,7 +30,7 @@ from tests.integration.running import (
 from tests.servers.guest import PASSWORD, Guest
 from tests.servers.mariadb import MariaDB, workplace
 
-SOON = 10.0
+SOON = 60.0
 """Seconds within which a command must end that was asked to."""
 
 NO_TIMEOUT = "lock_wait_timeout = 0\n"
@@ -170,10 +170,33 @@ def test_a_restore_that_is_stopped_leaves_the_old_data(
     target: Guest, tip: Backup, number: signal.Signals, moment: str
 ) -> None:
     before = target.server.content()
-    with Running(target, "restore", tip.id, "--replace") as command:
-        command.wait_for(f"  {moment}")
-        stop_now(command, number)
+    held, reached = held_at_start(target)
+    try:
+        with Running(held, "restore", tip.id, "--replace") as command:
+            command.wait_for(f"  {moment}")
+            if moment == "start":
+                wait_until(reached.exists, "the new server runs")
+            stop_now(command, number)
+    finally:
+        reached.unlink(missing_ok=True)
+        target.__post_init__()  # write the configuration anew
     assert_untouched(target, before)
+
+
+def held_at_start(target: Guest) -> tuple[Guest, Path]:
+    """The same guest, but its start command does not come back when it has started a server on other data.
+
+    The file is there as soon as it has.
+    """
+    script = target.place / "held-start"
+    reached = Path(f"{script}.reached")
+    script.write_text(
+        f"#!/bin/sh\n{target.server.start_script()} || exit 1\n"
+        f"[ -d {target.server.datadir}/other ] && exit 0\ntouch {reached}\nexec sleep 600\n"
+    )
+    script.chmod(0o755)
+    database = f"start_command = {script}\n"
+    return Guest("guest2", target.server, target.place, target.url, settings=SETTINGS, database=database), reached
 
 
 def test_a_prepare_that_does_not_listen_is_killed(target: Guest, tip: Backup) -> None:

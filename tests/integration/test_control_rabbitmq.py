@@ -7,7 +7,7 @@ import json
 import logging
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -45,11 +45,11 @@ def scene(tmp_path: Path, capsys: pytest.CaptureFixture[str], broker: RabbitMQ) 
         yield made
 
 
-def accepted(scene: Scene) -> None:
-    """Wait until the agent has the job."""
-    until = time.monotonic() + PATIENCE
-    while not scene.ledger.all():
-        assert time.monotonic() < until
+def until(happened: Callable[[], bool]) -> None:
+    """Wait until it has happened."""
+    limit = time.monotonic() + PATIENCE
+    while not happened():
+        assert time.monotonic() < limit
         time.sleep(0.1)
 
 
@@ -64,20 +64,18 @@ def test_a_request_and_a_wrong_instance(scene: Scene) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
-def test_waiting_outlives_a_broker_that_is_killed(scene: Scene, broker: RabbitMQ) -> None:
-    argv = scene.argv("--timeout", "5", *RUN, "--wait", "-f", "json")
-    with subprocess.Popen(argv, stdout=-1, stderr=-1) as process:
+def test_waiting_outlives_a_broker_that_is_killed(scene: Scene, broker: RabbitMQ, tmp_path: Path) -> None:
+    argv, told = scene.argv("--timeout", "5", *RUN, "--wait", "-f", "json"), tmp_path / "told"
+    with told.open("wb") as err, subprocess.Popen(argv, stdout=-1, stderr=err) as process:
         try:
-            accepted(scene)
-            time.sleep(1)
+            until(lambda: scene.looks > 0)
             broker.kill()
-            time.sleep(8)
+            until(lambda: follow.AWAY in told.read_text())
             broker.start()
             scene.ledger.begin(ID)
             scene.ledger.complete(ID, {"id": ID, "status": "COMPLETED"})
-            out, err = process.communicate(timeout=PATIENCE)
+            out, _ = process.communicate(timeout=PATIENCE)
         finally:
             process.kill()
-    assert (process.returncode, json.loads(out)["id"]) == (0, ID), err
-    assert follow.AWAY in err.decode()
-    assert "Traceback" not in err.decode()
+    assert (process.returncode, json.loads(out)["id"]) == (0, ID), told.read_text()
+    assert "Traceback" not in told.read_text()

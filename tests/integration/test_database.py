@@ -164,8 +164,8 @@ def test_a_server_that_dies_and_comes_back() -> None:
             answers(server.connection, timeout=0.5)
         late = threading.Timer(1, server.start)
         late.start()
-        assert answers(server.connection, timeout=30).startswith("10.")
-        late.join(30)
+        assert answers(server.connection, timeout=120).startswith("10.")
+        late.join(120)
 
 
 def test_a_server_that_does_not_know_us_has_answered(server: MariaDB) -> None:
@@ -321,7 +321,7 @@ def test_a_lock_that_a_session_holds_is_waited_for_only_so_long(server: MariaDB,
         begin = time.monotonic()
         done = dump(account, tmp_path / "job", wait=1)
         assert done.returncode == 1
-        assert time.monotonic() - begin < 30
+        assert time.monotonic() - begin < 50
         assert "Lock wait timeout exceeded" in done.stderr[-1]
         assert not ENGINE.confirmed(done.stderr)
 

@@ -193,8 +193,8 @@ def test_a_lock_is_waited_for_no_longer_than_told(make_guest: MakeGuest, stateme
 
 def test_a_lock_without_end_meets_the_no_progress_limit(make_guest: MakeGuest) -> None:
     guest = make_guest(database="lock_wait_timeout = 0\n")
-    with held(guest.server, LOCK), pytest.raises(Stalled, match=r"no progress for 3 s in phase dump; .*locks"):
-        guest.back_up(watch=Watch(limit=3))
+    with held(guest.server, LOCK), pytest.raises(Stalled, match=r"no progress for 8 s in phase dump; .*locks"):
+        guest.back_up(watch=Watch(limit=8))
     assert_nothing_left(guest)
     assert_works_again(guest)
 
@@ -203,7 +203,7 @@ def test_a_lock_without_end_meets_the_no_progress_limit(make_guest: MakeGuest) -
 def test_a_lock_that_is_taken_meanwhile_is_waited_for_no_longer(make_guest: MakeGuest) -> None:
     guest = make_guest(database="lock_wait_timeout = 3\n", settings=SMALL_SEGMENTS)
     with Writer(guest.server), Running(guest, "backup", "create") as command:
-        wait_until(lambda: command.process.poll() is not None, "the backup was given up", limit=20)
+        wait_until(lambda: command.process.poll() is not None, "the backup was given up", limit=8)
     assert re.search(r"^guestagent: .*(lock|timeout)", command.err, re.MULTILINE | re.IGNORECASE)
     assert_nothing_left(guest)
 

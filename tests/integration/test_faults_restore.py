@@ -23,12 +23,14 @@ from tests.integration.running import (
     holding,
     in_memory,
     on_disk,
+    slow_moves,
     step,
     tool_on_path,
     tools,
     wait_for_held,
     wait_until,
 )
+from tests.integration.serving import Gate, leased
 from tests.servers.guest import Guest
 from tests.servers.mariadb import MariaDB, workplace
 
@@ -152,11 +154,12 @@ def test_a_disk_that_fills_anyway_costs_nothing(source: Source, place: Path, mak
     with filesystem(disk, "300m"):
         target = make_target(disk / "data")
         target.restore(source.full, start=True)
-        with Running(target, "restore", source.tip.id, "--replace") as command:
-            command.wait_for("  fetch")
-            command.signal(signal.SIGSTOP)
-            fill(disk)
-            command.signal(signal.SIGCONT)
+        first = place / "store" / "guest1" / source.full.id / "data" / "00000000"
+        with ExitStack() as stack:
+            with leased(first) as asked:
+                command = stack.enter_context(Running(target, "restore", source.tip.id, "--replace"))
+                wait_until(asked, "its first segment is fetched")
+                fill(disk)
             assert command.finish() == 1
         assert re.search("^guestagent: no space left for .*; free space", command.err, re.MULTILINE), command.err
         (disk / "balloon").unlink()
@@ -230,7 +233,7 @@ def test_a_restored_server_that_cannot_start_gives_way_to_the_old_one(source: So
         f"#!/bin/sh\n[ -d {server.datadir}/old ] && exec {server.start_script()}\nexec {with_bad_option} $MYSQLD_OPTS\n"
     )
     broken.chmod(0o755)
-    sick = Guest("guest2", server, target.place, target.url, database=f"start_command = {broken}\nstart_timeout = 5\n")
+    sick = Guest("guest2", server, target.place, target.url, database=f"start_command = {broken}\n")
     done = sick.command("restore", source.tip.id, "--replace")
     target.__post_init__()  # write its own configuration again
     assert done.returncode == 9, done.stderr
@@ -279,13 +282,17 @@ def test_a_prepare_of_an_incremental_that_is_killed(source: Source, target: Gues
 
         all_of_them = count()
         assert all_of_them > 40
-        if not early:
-            wait_until(lambda: step(tool, 0.002) and count() < all_of_them, "it applies deltas")
-        left = count()
-        assert (left == all_of_them) == early
-        assert left
-        os.kill(tool, signal.SIGKILL)
-        assert command.finish() == 1
+        with ExitStack() as stack:
+            if not early:
+                *_, last = (path for path in deltas.iterdir() if path.suffix == ".delta")
+                asked = stack.enter_context(leased(last))
+                os.kill(tool, signal.SIGCONT)
+                wait_until(asked, "it has applied what comes before the last")
+            left = count()
+            assert (left == all_of_them) == early
+            assert left
+            os.kill(tool, signal.SIGKILL)
+            assert command.finish() == 1
     assert "guestagent: mariabackup died by SIGKILL" in command.err
     assert_old(target)
 
@@ -356,15 +363,21 @@ def test_a_kill_at_any_point_leaves_the_old_or_the_new(source: Source, place: Pa
     ]
     turns = [(source.further, source.at_further), (source.tip, source.at_tip)]
     hits = []
-    with on_disk() as disk, MariaDB(datadir=disk / "turns", running=False) as server:
-        target = Guest("guest4", server, place, f"file://{place}/store")
+    with on_disk() as disk, slow_moves(place) as slowly, MariaDB(datadir=disk / "turns", running=False) as server:
+        stop = Gate(server.home, "stop", server.stop_script())
+        database = f"stop_command = {stop.script}\n"
+        target = Guest("guest4", server, place, f"file://{place}/store", database=database)
         target.restore(source.tip, start=True)
         for number, (reach, allowed) in enumerate(points):
             (wanted, new), (_, old) = turns if number % 2 == 0 else turns[::-1]
-            with Running(target, "restore", wanted.id, "--replace", "--start") as command:
+            words = ("restore", wanted.id, "--replace", "--start")
+            if allowed == "old":
+                stop.close()
+            with Running(target, *words, environment=slowly) as command:
                 hits.append(reach(command, target))
                 command.signal(signal.SIGKILL)
                 assert command.finish() == -signal.SIGKILL
+            stop.open()
             found = found_after_kill(target)
             states = {"old": old, "new": new, "none": None}
             assert found in [states[name] for name in allowed.split()], f"after kill {number}: {found}"
@@ -383,7 +396,7 @@ def test_a_tool_does_not_outlive_us(source: Source, place: Path, target: Guest) 
         wait_for_held(target.place, "--prepare")
         command.signal(signal.SIGKILL)
         command.finish()
-        wait_until(lambda: not tools(target.place), "the tool has ended", limit=5)
+        wait_until(lambda: not tools(target.place), "the tool has ended")
 
 
 def found_after_kill(target: Guest) -> Content | None:

@@ -155,7 +155,7 @@ def test_a_message_to_an_agent_that_never_was_is_an_error(scene: Scene) -> None:
     began = time.monotonic()
     with caller(scene.url) as client, pytest.raises(messaging.MessageUndeliverable):
         client.prepare(topic=topic_of("nobody")).cast({}, "ping")
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
 
 
 def test_a_full_queue_of_the_conductors_refuses_what_an_agent_then_keeps(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def _call(url: str, method: str, *, cast: bool = False, ctxt: dict[str, Any] | N
     transport = transport_to(url)
     try:
         target = messaging.Target(exchange="trove", topic="guestagent.guest1", version="1.0")
-        client = messaging.get_rpc_client(transport, target, timeout=10)
+        client = messaging.get_rpc_client(transport, target, timeout=PATIENCE)
         return (client.cast if cast else client.call)(ctxt or {}, method, **arguments)
     finally:
         transport.cleanup()

@@ -20,7 +20,7 @@ from tests.servers.mariadb import MariaDB, give_to_server, server_user, workplac
 
 Content = dict[str, int | str]
 
-PATIENCE = 30
+PATIENCE = 120
 STARTS = (
     (),
     ("--innodb-force-recovery=6",),

@@ -27,15 +27,15 @@ from tests.servers.agent import Agent, serving
 from tests.servers.authority import Authority, Pair, encrypted, server_context
 from tests.servers.guest import Guest
 from tests.servers.moto_s3 import ACCESS_KEY, SECRET_KEY, make_bucket, moto_s3
+from tests.servers.ports import free_ports
 from tests.servers.rabbitmq import RabbitMQ, Tls
-from tests.servers.swift import free_ports
 from tests.servers.tls_front import TlsFront
 
 pytestmark = pytest.mark.integration
 
 HERE, ELSEWHERE = "127.0.0.1", "localhost"
 """The host that certificates are for, and another name of it, which they are not for."""
-SOON = 12.0
+SOON = 40.0
 """Seconds in which what cannot get better is refused, a process's start included."""
 OUR_FAULT, WRONG_OPTION, STORE = 1, 2, 8
 """Exit statuses."""
@@ -300,7 +300,7 @@ def test_an_agent_says_what_is_wrong_and_goes_on_until_it_is_mended(
         guest = empty(defaults=serving(url), settings=rabbit(hall.ca))
         with Agent(guest, url) as agent:
             words = f"no connection to the broker: the certificate of {HERE}:{front.port} has expired; renew it there"
-            assert words in agent.log
+            wait_until(lambda: words in agent.log, "the agent says what is wrong")
             assert "Traceback" not in agent.log
             assert front.taken == 0
             front.context = server_context(hall.server)

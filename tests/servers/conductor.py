@@ -131,12 +131,24 @@ class _Endpoint:
 
 
 class Conductor:
-    """A conductor on threads of this process; a context manager that has it running inside."""
+    """A conductor on threads of this process; a context manager that has it running inside.
 
-    def __init__(self, url: str, *, exchange: str = EXCHANGE, topic: str = TOPIC, slowness: float = 0.0) -> None:
+    One of ``workers`` = 1 takes messages in the order in which they came.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        exchange: str = EXCHANGE,
+        topic: str = TOPIC,
+        slowness: float = 0.0,
+        workers: int = WORKERS,
+    ) -> None:
         self.tables = Tables()
         self.slowness = slowness
         """Seconds between loading and saving a row."""
+        self._workers = workers
         self.dropped: list[tuple[str, float]] = []
         """What came too late: the method, and ``sent``."""
         self.messages: list[tuple[str, str, float | None]] = []
@@ -168,7 +180,7 @@ class Conductor:
             access_policy=messaging.ExplicitRPCAccessPolicy,
             server_cls=QuietServer,
         )
-        self._server.start(override_pool_size=WORKERS)
+        self._server.start(override_pool_size=self._workers)
 
     def stop(self) -> None:
         """Finish what was taken and take no more; a second time does nothing."""

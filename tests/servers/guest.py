@@ -47,7 +47,7 @@ class Guest:
         self.config.write_text(
             f"[DEFAULT]\nguest_id = {self.name}\nstate_dir = {self.state}\n{self.defaults}"
             f"[database]\nsocket = {self.server.socket}\nuser = backup\npassword = {PASSWORD}\n"
-            f"datadir = {self.server.datadir}\nos_user = {server_user()}\nstart_timeout = 30\n"
+            f"datadir = {self.server.datadir}\nos_user = {server_user()}\nstart_timeout = 60\n"
             f"start_command = {self.server.start_script()}\nstop_command = {self.server.stop_script()}\n{self.database}"
             f"[storage]\nurl = {self.url}\n{self.settings}"
         )

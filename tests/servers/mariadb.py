@@ -20,7 +20,6 @@ import os
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -35,11 +34,12 @@ from pymysql.constants import CLIENT
 
 from guestagent.engines import Connection
 from tests.servers import content
+from tests.servers.ports import free_ports
 from tests.servers.workplace import give_to_server, make_workplace, server_user, workplace
 
 __all__ = ["BACKUP_GRANTS", "MariaDB", "give_to_server", "make_workplace", "server_user", "workplace"]
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds that a server may take to start or to stop."""
 
 BACKUP_GRANTS = ("RELOAD", "PROCESS", "BINLOG MONITOR")
@@ -111,7 +111,7 @@ class MariaDB:
         self.datadir = datadir or self.home / "data"
         self.socket = self.home / "s"
         self.log = self.home / "log"
-        self.port = _free_port() if networking else 0
+        self.port = free_ports(1)[0] if networking else 0
         self._fresh = datadir is None
         self._options = tuple(options)
         self._running = running
@@ -355,9 +355,3 @@ def _is_server(pid: int) -> bool:
         return False
     name, _, rest = stat.partition("(")[2].rpartition(")")
     return name == "mariadbd" and rest.split()[0] != "Z"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -29,7 +29,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.servers.authority import Pair
-from tests.servers.swift import free_ports, listens
+from tests.servers.ports import free_ports, listens
 from tests.servers.workplace import make_workplace
 
 PATIENCE = 120.0

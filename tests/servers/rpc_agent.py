@@ -27,7 +27,7 @@ from guestagent.transport.oslo import expose, messaging
 from guestagent.transport.server import QuietServer
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 30.0
+PATIENCE = 60.0
 READY = b"ready\n"
 ERRORS = "guestagent.errors"
 """The module whose classes may travel."""

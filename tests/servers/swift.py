@@ -18,7 +18,6 @@ import functools
 import getpass
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -32,6 +31,7 @@ from typing import Any, Self
 
 from guestagent.storage import S3Settings
 from tests.servers.moto_s3 import make_bucket
+from tests.servers.ports import free_ports, listens
 
 SWIFT = "swift==2.38.0"
 ACCESS_KEY = "test:tester"
@@ -270,18 +270,3 @@ def run(argv: list[str], *, patience: float) -> None:
     done = subprocess.run(argv, capture_output=True, text=True, errors="replace", timeout=patience, check=False)
     if done.returncode:
         raise RuntimeError(f"{argv[:4]} ended with {done.returncode}:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, all different."""
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        return probe.connect_ex(("127.0.0.1", port)) == 0

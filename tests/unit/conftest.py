@@ -7,8 +7,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.fakes.bench import Bench, staying
+
+# The same examples each time, however long one takes where all is slow: tests/torture looks for new ones.
+settings.register_profile(
+    "unit", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("unit")
 
 
 @pytest.fixture

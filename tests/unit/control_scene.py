@@ -33,7 +33,7 @@ from guestagent.rpc.wire import open_transport
 from guestagent.storage import open_storage
 
 GUEST = "guest1"
-PATIENCE = 20.0
+PATIENCE = 60.0
 BEGUN = datetime(2026, 11, 22, 14, 0, tzinfo=UTC)
 
 
@@ -55,6 +55,7 @@ class Worker:
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
+        self.looks = 0
 
     def submit(self, job: Job) -> Job:
         if job.deadline is not None and job.deadline < datetime.now(UTC):
@@ -65,6 +66,7 @@ class Worker:
         return self.ledger.cancel(wanted, reason)
 
     def get(self, wanted: str) -> Job:
+        self.looks += 1
         return self.ledger.get(wanted)
 
     def all(self) -> list[Job]:
@@ -85,7 +87,13 @@ class Scene:
         self.url = url or f"local://{place}/run"
         self.ledger = Ledger(place / "state")
         self._capture = capture
+        self._worker = Worker(self.ledger)
         self.configure()
+
+    @property
+    def looks(self) -> int:
+        """How often its agent was asked for a job."""
+        return self._worker.looks
 
     @property
     def config(self) -> Path:
@@ -113,7 +121,7 @@ class Scene:
         """The agent listens."""
         conf = agent.load([str(self.config)])
         host = agent.build(conf)
-        endpoint = Ours(Worker(self.ledger), instance=instance_id(GUEST), host=lambda: host)
+        endpoint = Ours(self._worker, instance=instance_id(GUEST), host=lambda: host)
         server = RpcServer(open_transport(agent.for_library(conf), self.url), [endpoint], instance=GUEST)
         # What the agent logs goes to its own stderr, and not to that of its caller.
         log = logging.getLogger("guestagent.rpc")

@@ -20,7 +20,7 @@ from guestagent.jobs.ledger import Ledger
 from guestagent.rpc.client import AgentClient
 from tests.fakes.bench import Bench
 
-PATIENCE = 30.0
+PATIENCE = 90.0
 GUEST = "guest1"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gc
 import http.client
+import itertools
 import random
 import time
 import zlib
@@ -303,16 +304,17 @@ def test_all_connections_share_the_rate(tmp_path: Path) -> None:
         bodies = list(pool.map(lambda s3: got(s3, f"{id(s3)}"), clients))
         ended = time.monotonic()
     assert bodies == [half, half]
-    assert between - began == pytest.approx(2, rel=0.25)
-    assert ended - between == pytest.approx(2, rel=0.25)
+    assert between - began >= 1.5
+    assert ended - between >= 1.5
 
 
 def test_every_answer_is_late_by_the_latency(tmp_path: Path) -> None:
     with Sink(tmp_path, latency=0.25) as sink, closing(client(sink.url)) as s3:
         times = [time.monotonic()]
-        for _ in range(2):
+        for _ in range(10):
             s3.head_bucket(Bucket="b")
             times.append(time.monotonic())
-    # A new connection is late by itself.
-    assert times[1] - times[0] >= 0.5
-    assert 0.25 <= times[2] - times[1] < 0.5
+    # A new connection is late by itself, and only that.
+    first, *others = (later - earlier for earlier, later in itertools.pairwise(times))
+    assert first >= 0.5
+    assert 0.25 <= min(others) < 0.5

@@ -37,7 +37,7 @@ from guestagent.storage import open_storage
 
 YAML: Any = importlib.import_module("yaml")  # cliff brings it, and it brings no types
 FAKES = Path(__file__).parents[1] / "fakes"
-PATIENCE = 30
+PATIENCE = 90
 NOBODY = "99999999-9999-4999-8999-999999999999"
 BEGUN = datetime(2026, 11, 22, 14, 0, tzinfo=UTC)
 STREAM = b"".join(

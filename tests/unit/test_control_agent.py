@@ -13,8 +13,9 @@ import socket
 import struct
 import subprocess
 import termios
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from fcntl import ioctl
@@ -25,10 +26,12 @@ import pytest
 
 from guestagent.cli import backup, drawn
 from guestagent.cli.control import COMMANDS, follow
+from guestagent.cli.control.follow import Following
 from guestagent.cli.restore import RESTORED
 from guestagent.errors import ChainBroken, GuestagentError
 from guestagent.jobs.ledger import Ledger
 from guestagent.jobs.record import Failure, Job, Kind, State, Step
+from tests.processes import eventually
 from tests.unit.control_scene import GUEST, PATIENCE, Scene, one_line
 
 ID = "11111111-1111-4111-8111-111111111111"
@@ -69,14 +72,23 @@ def properties(done_id: str) -> dict[str, Any]:
     return dict.fromkeys(backup.PROPERTIES) | {"id": done_id, "status": "COMPLETED", "size": 0.5}
 
 
-def taken(ledger: Ledger, wanted: str) -> None:
-    """A backup goes well."""
-    ledger.begin(wanted)
-    ledger.note(wanted, Step("dump", 10, 100, rate=5.0))
-    time.sleep(0.3)
-    ledger.note(wanted, Step("publish"))
-    time.sleep(0.3)
-    ledger.complete(wanted, properties(wanted))
+def taken(scene: Scene) -> Callable[[Ledger, str], None]:
+    """A backup goes well, and each of its phases is seen."""
+
+    def story(ledger: Ledger, wanted: str) -> None:
+        ledger.begin(wanted)
+        for step in (Step("dump", 10, 100, rate=5.0), Step("publish")):
+            ledger.note(wanted, step)
+            looked_at(scene)
+        ledger.complete(wanted, properties(wanted))
+
+    return story
+
+
+def looked_at(scene: Scene) -> None:
+    """Wait until somebody has been told of the job as it is now."""
+    before = scene.looks
+    assert eventually(lambda: scene.looks > before + 1)
 
 
 # -- what starts a job
@@ -150,15 +162,17 @@ def test_a_wrong_instance_is_an_error_at_once(scene: Scene, words: list[str]) ->
 
 
 def test_no_answer_tells_the_id_and_how_to_ask(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    accepted = Ledger.accept
+    accepted, over = Ledger.accept, threading.Event()
 
     def slow(ledger: Ledger, job: Job) -> tuple[Job, bool]:
         found = accepted(ledger, job)
-        time.sleep(1.5)
+        over.wait(PATIENCE)
         return found
 
     monkeypatch.setattr(Ledger, "accept", slow)
     done = scene.ask("--timeout", "0.5", *RUN, "--wait")
+    assert eventually(lambda: len(scene.ledger.all()) == 1)
+    over.set()
     (job,) = scene.ledger.all()
     one_line(done, 1, "did not answer within 0.5 s", f"job {job.id} may have been accepted all the same")
     assert f"`guestagent-ctl job-show {GUEST} {job.id}` tells" in done.err
@@ -187,7 +201,7 @@ def test_a_broker_that_is_away_is_one_line_without_its_password(scene: Scene) ->
 
 
 def test_waiting_ends_with_the_backup(scene: Scene) -> None:
-    with scene.performing(taken):
+    with scene.performing(taken(scene)):
         done = scene.ask(*RUN, "--wait", "-f", "json", "--id", ID)
     assert done.status == 0
     assert done.json == properties(ID)
@@ -197,7 +211,7 @@ def test_waiting_ends_with_the_backup(scene: Scene) -> None:
 
 
 def test_quiet_waiting_says_nothing(scene: Scene) -> None:
-    with scene.performing(taken):
+    with scene.performing(taken(scene)):
         done = scene.ask("-q", *RUN, "--wait", "-f", "value", "-c", "status")
     assert (done.status, done.out, done.err) == (0, "COMPLETED\n", "")
 
@@ -257,19 +271,27 @@ def test_a_job_that_has_ended_is_waited_for_at_once(scene: Scene) -> None:
     one_line(scene.ask("-q", "job-show", GUEST, OTHER, "--wait"), 10, f"backup {OTHER} was cancelled")
 
 
-def test_an_agent_that_restarts_meanwhile_is_waited_for(idle: Scene) -> None:
+def test_an_agent_that_restarts_meanwhile_is_waited_for(idle: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     accept(idle)
     first = idle.serving()
     first.__enter__()
+    missed, bear = threading.Event(), Following._bear
+
+    def bearing(following: Following, error: GuestagentError) -> None:
+        bear(following, error)
+        missed.set()
+
+    monkeypatch.setattr(Following, "_bear", bearing)
 
     def restarted(ledger: Ledger, wanted: str) -> None:
-        time.sleep(0.3)
+        looked_at(idle)
         first.__exit__(None, None, None)
-        time.sleep(0.3)
+        assert missed.wait(PATIENCE)
         with idle.serving():
             ledger.begin(wanted)
             ledger.complete(wanted, {"done": True})
-            time.sleep(1)
+            before = idle.looks
+            assert eventually(lambda: idle.looks > before)
 
     with idle.performing(restarted):
         done = idle.ask("job-show", GUEST, ID, "--wait", "-f", "json")
@@ -298,14 +320,12 @@ def test_an_agent_that_stays_away_is_given_up(scene: Scene, monkeypatch: pytest.
 
 
 @contextmanager
-def waiting(scene: Scene, *words: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """The command as a process of its own, once its agent has the job."""
+def waiting(scene: Scene, *words: str, looks: int = 0, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """The command as a process of its own, once its agent has the job and was asked for it so many times."""
     with subprocess.Popen(scene.argv(*words), stdout=-1, start_new_session=True, **options) as process:
         try:
-            until = time.monotonic() + PATIENCE
-            while not scene.ledger.all() and time.monotonic() < until:
-                time.sleep(0.02)
-            time.sleep(0.5)
+            assert eventually(lambda: bool(scene.ledger.all()))
+            assert eventually(lambda: scene.looks >= looks)
             yield process
         finally:
             process.kill()
@@ -313,7 +333,7 @@ def waiting(scene: Scene, *words: str, **options: Any) -> Iterator[subprocess.Po
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_whoever_stops_waiting_is_told_that_the_job_goes_on(scene: Scene, number: signal.Signals) -> None:
-    with waiting(scene, *RUN, "--wait", "-f", "json", "--id", ID, stderr=-1) as process:
+    with waiting(scene, *RUN, "--wait", "-f", "json", "--id", ID, looks=1, stderr=-1) as process:
         os.killpg(process.pid, number)
         out, err = process.communicate(timeout=PATIENCE)
     told = err.decode().splitlines()[-1]
@@ -327,17 +347,18 @@ def test_whoever_stops_waiting_is_told_that_the_job_goes_on(scene: Scene, number
 
 
 def test_whoever_stops_before_the_answer_is_told_the_id(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    accepted = Ledger.accept
+    accepted, over = Ledger.accept, threading.Event()
 
     def slow(ledger: Ledger, job: Job) -> tuple[Job, bool]:
         found = accepted(ledger, job)
-        time.sleep(2)
+        over.wait(PATIENCE)
         return found
 
     monkeypatch.setattr(Ledger, "accept", slow)
     with waiting(scene, *RUN, "--id", ID, stderr=-1) as process:
         os.killpg(process.pid, signal.SIGINT)
         _, err = process.communicate(timeout=PATIENCE)
+        over.set()
     assert process.returncode == 10
     assert f"stopped by SIGINT, but job {ID} may have been accepted all the same; " in err.decode()
     assert err.count(b"\n") == 1
@@ -350,9 +371,8 @@ def test_a_terminal_gets_a_bar_with_rate_and_time_left(scene: Scene) -> None:
     scene.ledger.note(ID, Step("prepare", 50 * mib, 200 * mib, 2, 3, 10.0 * mib))
     ours, theirs = pty.openpty()
     ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
-    with waiting(scene, "job-show", GUEST, ID, "--wait", "-f", "json", stderr=theirs) as process:
+    with waiting(scene, "job-show", GUEST, ID, "--wait", "-f", "json", looks=3, stderr=theirs) as process:
         os.close(theirs)
-        time.sleep(1)
         scene.ledger.complete(ID, properties(ID))
         out, _ = process.communicate(timeout=PATIENCE)
     seen = os.read(ours, 1 << 16).decode()

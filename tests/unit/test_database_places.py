@@ -103,14 +103,14 @@ def test_a_server_that_says_nothing(silent_server: Path) -> None:
     begin = time.monotonic()
     with pytest.raises(DatabaseError, match="the server went away while connecting"):
         connect(Connection(socket=str(silent_server), user="u"), timeout=0.3)
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 30
 
 
 def test_waiting_for_an_answer_ends(tmp_path: Path) -> None:
     begin = time.monotonic()
     with pytest.raises(DatabaseError, match=r"no answer within 0\.5 s: cannot reach the server at"):
         answers(Connection(socket=str(tmp_path / "s"), user="u"), timeout=0.5)
-    assert 0.3 <= time.monotonic() - begin < 5
+    assert 0.3 <= time.monotonic() - begin < 30
 
 
 def packet(number: int, body: bytes) -> bytes:

@@ -18,7 +18,7 @@ from tests.servers.faults.disk import disk
 from tests.servers.faults.gate import FaultGate, kind_of
 from tests.servers.faults.script import DISK, S3, Fault, Kind, Play, Script, What, cells
 
-STALL = 2.0
+STALL = 4.0
 IMPATIENCE = 0.5
 """Seconds that a client waits that is not to see the end of a stall."""
 PATIENCE = 20.0
@@ -360,6 +360,23 @@ def test_a_file_loses_its_second_half_on_its_way(tmp_path: Path) -> None:
     with disk(tmp_path, Script.parse("put-manifest@1*1:cut")):
         os.link(tmp_path / ".guestagent-put-1", tmp_path / "manifest.json")
     assert (tmp_path / "manifest.json").read_bytes() == BODY[: len(BODY) // 2]
+
+
+@pytest.mark.parametrize(("what", "found"), [("less", BODY[:100]), ("flip", BODY[:100] + b"1" + BODY[101:])])
+def test_a_file_is_another_one_for_a_while(tmp_path: Path, what: str, found: bytes) -> None:
+    (file := tmp_path / "file").write_bytes(BODY)
+    with disk(tmp_path, Script.parse(f"get@2*1:{what} get@4*0:{what}")) as play:
+        assert [file.read_bytes() for _ in range(5)] == [BODY, found, BODY, found, found]
+    assert file.read_bytes() == BODY
+    assert (len(play.hits), play.seen[Kind.GET]) == (3, 5)
+
+
+def test_a_file_that_was_replaced_meanwhile_stays(tmp_path: Path) -> None:
+    (file := tmp_path / "file").write_bytes(BODY)
+    with disk(tmp_path, Script.parse("get@1*0:flip")):
+        file.read_bytes()
+        file.write_bytes(b"another")
+    assert file.read_bytes() == b"another"
 
 
 def test_the_last_step_of_a_put_fails_and_it_is_there(tmp_path: Path) -> None:

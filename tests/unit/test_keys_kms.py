@@ -19,8 +19,8 @@ from guestagent.keys import KmsSettings
 from guestagent.keys.kms import LONGEST, KmsKey
 from tests.servers.moto_kms import REGION, kms_settings, make_key
 from tests.servers.moto_s3 import moto_s3
+from tests.servers.ports import free_ports
 from tests.servers.scripted_s3 import SECRET, Reply, ScriptedS3
-from tests.servers.swift import free_ports
 
 DATA_KEY = b"a data key of thirty-two bytes!!"
 SHOWN = (DATA_KEY.decode(), base64.b64encode(DATA_KEY).decode(), DATA_KEY.hex(), SECRET)

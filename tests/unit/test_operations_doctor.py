@@ -21,7 +21,7 @@ from tests.fakes.bench import INSTANCE, SECRET, Bench
 from tests.fakes.stores import Refuses
 
 HERE = ["instance", "state", "lock", "server"]
-SERVED = ["engine", "grants", "tool", "datadir", "lineage", "disk"]
+SERVED = ["engine", "grants", "tool", "datadir", "files", "lineage", "disk"]
 BEYOND = ["store", "conditional-put", "key"]
 
 
@@ -54,6 +54,7 @@ def test_a_host_on_which_all_is_well(bench: Bench) -> None:
     assert list(found) == [*HERE, *SERVED, *BEYOND]
     assert all(finding.ok and not finding.remedy for finding in found.values())
     details = {name: finding.detail for name, finding in found.items()}
+    assert re.fullmatch(r"a backup holds up to \d+ files open, .* and may hold \d+", details.pop("files"))
     assert details.pop("disk").endswith(" bytes free where the datadir is")
     assert re.fullmatch(rf"{bench.state} is writable, \d+ bytes free", details.pop("state"))
     assert details == {
@@ -134,7 +135,14 @@ def far_away(bench: Bench) -> None:
         (damaged, {"lineage": "is damaged"}),
         (copied, {}),
         (store_down, {"store": "503 slow down; wait"}),
-        (far_away, {"datadir": "datadir /nowhere/data is not ours to read", "disk": "cannot look at /nowhere/data"}),
+        (
+            far_away,
+            {
+                "datadir": "datadir /nowhere/data is not ours to read",
+                "files": "cannot look at /nowhere/data",
+                "disk": "cannot look at /nowhere/data",
+            },
+        ),
     ],
 )
 def test_what_is_wrong_comes_with_its_remedy(

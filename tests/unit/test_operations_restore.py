@@ -61,7 +61,7 @@ from tests.fakes.stores import HangsOnGet
 
 Unchanged = Callable[[], Callable[[], None]]
 FIFTY = 50
-SLOW = 15.0
+SLOW = 40.0
 """Seconds within which a cancelled restore has ended, the old server's start included."""
 
 
@@ -397,9 +397,9 @@ def test_a_prepare_that_reached_another_lsn(bench: Bench, chain: Made, unchanged
 
 def test_a_prepare_that_goes_silent(bench: Bench, chain: Made, unchanged: Unchanged) -> None:
     bench.tool(PHASE="prepare", FAULT="hang")
-    failed = failing(bench, unchanged, chain.tip, watch=Watch(limit=1.5))
+    failed = failing(bench, unchanged, chain.tip, watch=Watch(limit=4))
     assert type(failed) is Stalled
-    assert "no progress for 1.5 s in phase prepare" in failed.what
+    assert "no progress for 4 s in phase prepare" in failed.what
 
 
 def test_a_get_that_hangs(bench: Bench, chain: Made, unchanged: Unchanged, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -412,8 +412,8 @@ def test_a_get_that_hangs(bench: Bench, chain: Made, unchanged: Unchanged, monke
 
     bench.wrap = hanging
     check = unchanged()
-    with pytest.raises(Stalled, match=r"no progress for 1\.5 s in phase fetch"):
-        bench.restore(chain.tip, replace=True, watch=Watch(limit=1.5))
+    with pytest.raises(Stalled, match=r"no progress for 4 s in phase fetch"):
+        bench.restore(chain.tip, replace=True, watch=Watch(limit=4))
     check()
     stores[0].release.set()  # what comes too late is written nowhere
     settled()

@@ -352,6 +352,6 @@ def test_who_waits_is_woken_by_a_message_and_by_hurry(outbox: Outbox) -> None:
     outbox.wait(30)
     outbox.hurry()
     outbox.wait(30)
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 25
     assert [outbox.hurried(), outbox.hurried()] == [True, False]
     outbox.wait(0.01)

@@ -21,7 +21,7 @@ from guestagent.transport.oslo import expose, messaging
 from tests.fakes.backups import number
 from tests.fakes.rpc import CONTEXT, PASSWORD, Agent, bare_conf, client_of, serving
 from tests.processes import SOON, eventually
-from tests.servers.swift import free_ports
+from tests.servers.ports import free_ports
 
 QUICK = 0.3
 
@@ -92,9 +92,9 @@ def test_a_method_with_an_endless_name_is_refused_in_short(agent: Agent, caplog:
 
 
 def test_an_unknown_method_leaves_no_thread_that_tells_of_work(agent: Agent) -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     assert isinstance(dispatched(agent, method="nothing", client_timeout=30), messaging.NoSuchMethod)
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before
 
 
 def test_a_bug_is_logged_with_its_place_and_answered_without(agent: Agent, caplog: pytest.LogCaptureFixture) -> None:
@@ -165,7 +165,7 @@ def test_a_stop_waits_for_what_runs_and_no_longer_than_it_may(
     assert begun.wait(SOON)
     began = time.monotonic()
     assert not server.stop(patience=QUICK)
-    assert time.monotonic() - began < QUICK * 5
+    assert time.monotonic() - began < SOON / 2
     assert "it is left behind" in caplog.text
     release.set()
     asking.join(SOON)
@@ -180,7 +180,7 @@ def test_a_start_and_a_stop_without_a_broker_are_bounded(
     began = time.monotonic()
     assert not server.start(patience=QUICK)
     assert not server.stop(patience=QUICK)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < SOON
     assert "no broker within 0.3 s; guestagent.guest1 is listened on once there is one" in caplog.text
     assert "correct" not in caplog.text
 
@@ -232,7 +232,7 @@ def test_a_broker_that_is_away_is_told_within_bounds(
         assert str(number(1)) in caught.value.hint
         with pytest.raises(Unreachable):
             client.ping()
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < SOON
 
 
 @pytest.mark.parametrize(

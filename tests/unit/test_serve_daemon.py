@@ -169,7 +169,7 @@ def test_doors_that_turn_out_to_be_shut_for_good_end_it(scene: Scene, monkeypatc
     def script() -> None:
         assert scene.says("READY")
         broker.set()
-        time.sleep(0.3)
+        assert eventually(lambda: any(call.startswith("close") for call in scene.parts.calls))
 
     scene.parts.opened = refuse
     with pytest.raises(GuestagentError, match="another type"):
@@ -246,7 +246,7 @@ def test_a_worker_that_hangs_starves_the_watchdog_until_it_works_again(
     def script() -> None:
         assert eventually(lambda: scene.told.count("WATCHDOG=1") > 2)
         scene.parts.well = False
-        time.sleep(0.2)
+        assert eventually(lambda: "the worker shows no sign of life" in caplog.text)
         fed = scene.told.count("WATCHDOG=1")
         time.sleep(0.4)
         assert scene.told.count("WATCHDOG=1") == fed
@@ -259,12 +259,16 @@ def test_a_worker_that_hangs_starves_the_watchdog_until_it_works_again(
 
 def test_the_watchdog_is_fed_while_the_parts_end(scene: Scene) -> None:
     scene.told.watchdog = 0.1
-    scene.parts.ended = lambda: time.sleep(0.5)
 
+    def fed() -> int:
+        return scene.told.said[scene.told.said.index("STOPPING=1 STATUS=stopping") :].count("WATCHDOG=1")
+
+    def end() -> None:
+        assert eventually(lambda: fed() >= 3)
+
+    scene.parts.ended = end
     scene.run(lambda: scene.says("READY"))
-
-    after = scene.told.said[scene.told.said.index("STOPPING=1 STATUS=stopping") :]
-    assert after.count("WATCHDOG=1") >= 3
+    assert fed() >= 3
 
 
 def test_parts_that_do_not_end_are_left_behind(
@@ -278,7 +282,7 @@ def test_parts_that_do_not_end_are_left_behind(
 
     scene.run(lambda: scene.says("READY"))
 
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
     assert "not everything ended within 0.2 s" in caplog.text
     assert scene.told.count(f"STOPPING=1 STATUS=stopping: cancelling backup {BACKUP}")
     for_good.set()

@@ -50,7 +50,7 @@ def test_parts_that_were_never_started_can_be_closed(scene: Scene) -> None:
     parts = Parts(Settings([str(scene.config)]), lambda: None)
     began = time.monotonic()
     parts.close("no reason", timeout=20)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 19
 
 
 def test_a_job_that_does_not_stop_is_left_to_the_next_start(

@@ -9,7 +9,7 @@ import time
 
 from guestagent.serve.signals import Signals
 
-SOON = 10.0
+SOON = 30.0
 
 
 def test_a_signal_is_noted_and_wakes() -> None:

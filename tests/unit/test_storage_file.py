@@ -209,7 +209,7 @@ def test_puts_and_deletes_in_one_folder_do_not_disturb_each_other(store: FileSto
 
     def work(worker: int) -> int:
         turns = 0
-        while time.monotonic() < stop:
+        while not turns or time.monotonic() < stop:
             key = f"guest/data/{worker}"
             store.put(key, b"1")
             assert store.get(key, limit=1) == b"1"

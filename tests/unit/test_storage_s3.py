@@ -131,7 +131,7 @@ def test_a_body_that_stalls_times_out_and_is_fetched_again() -> None:
     began = time.monotonic()
     with ScriptedS3(stalled, WHOLE) as server:
         assert server.open(read_timeout=0.3).get("key", limit=2 * len(BODY)) == BODY
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 40
 
 
 def test_a_body_longer_than_the_limit_is_not_read() -> None:
@@ -168,7 +168,7 @@ def test_endless_overload_ends_in_bounded_time(answer: Reply) -> None:
         began = time.monotonic()
         with pytest.raises(StorageError, match=r"cannot write a/key in s3://bucket: .* down") as told:
             server.open(max_attempts=2).put("a/key", BODY, sha256=SHA256)
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 30
         assert type(told.value) is StorageError
         assert [asked.body for asked in server.asked] == [BODY, BODY]
 

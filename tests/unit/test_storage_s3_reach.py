@@ -19,8 +19,8 @@ from cryptography.x509.oid import NameOID
 from guestagent.errors import ConfigError, StorageDenied, StorageError
 from guestagent.storage import S3Settings
 from guestagent.storage.s3 import S3Storage
+from tests.servers.ports import free_ports
 from tests.servers.scripted_s3 import SECRET, Reply, ScriptedS3
-from tests.servers.swift import free_ports
 
 BODY = b"0123456789" * 1000
 SHA256 = hashlib.sha256(BODY).hexdigest()

@@ -206,7 +206,7 @@ def test_a_pid_that_was_given_out_again_before_we_held_it(monkeypatch: pytest.Mo
         monkeypatch.setattr(orphans, "_orphaned", lambda pid: next(answers) if pid == innocent.pid else judge(pid))
         before = len(os.listdir("/proc/self/fd"))
         assert end_orphans() == []
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert eventually(lambda: len(os.listdir("/proc/self/fd")) <= before)
         assert innocent.poll() is None
         assert next(answers, None) is None
 
@@ -231,7 +231,7 @@ def test_an_orphan_that_does_not_end_is_told(monkeypatch: pytest.MonkeyPatch) ->
         before = len(os.listdir("/proc/self/fd"))
         with pytest.raises(ToolError, match=rf"process {one.pid}, left behind by a dead guestagent, does not end; "):
             end_orphans()
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert eventually(lambda: len(os.listdir("/proc/self/fd")) <= before)
 
 
 @pytest.mark.parametrize(("module", "call"), [(os, "pidfd_open"), (signal, "pidfd_send_signal")])

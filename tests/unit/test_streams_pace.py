@@ -86,21 +86,26 @@ def test_who_waits_looks_often_whether_to_stop() -> None:
 
 def test_several_share_it_and_pass_in_the_order_in_which_they_came() -> None:
     limited = Pace(20_000)
-    passed: list[int] = []
+    moments: list[float] = []
 
-    def worker(number: int) -> None:
+    def worker() -> None:
         limited.spend(1000, going_on)
-        passed.append(number)
+        moments.append(time.monotonic())
 
-    threads = [threading.Thread(target=worker, args=(number,)) for number in range(6)]
+    threads = [threading.Thread(target=worker) for _ in range(6)]
     begin = time.monotonic()
     for thread in threads:
         thread.start()
-        time.sleep(0.002)
     for thread in threads:
         thread.join(10)
-    assert passed == list(range(6))
-    assert time.monotonic() - begin >= 5 * 1000 / 20_000
+    for number, moment in enumerate(sorted(moments)):
+        assert moment - begin >= number * 1000 / 20_000
+
+
+def test_who_came_first_passes_first() -> None:
+    clock = Clock()
+    limited = pace(1000, clock)
+    assert [limited._turn(1000) for _ in range(3)] == [100, 101, 102]
 
 
 @pytest.mark.parametrize("how", ["the gate ends", "the crew stops"])
@@ -130,11 +135,19 @@ def test_who_waits_at_a_gate_is_turned_away_at_the_end(how: str) -> None:
 
 
 def test_who_waits_at_a_gate_is_not_stalled() -> None:
-    watch = Watch(limit=0.3)
+    now = [0.0]
+
+    def later() -> bool:
+        now[0] += 3
+        return False
+
+    watch = Watch(limit=5, clock=lambda: now[0])
     with Gate(100, watch) as gate:
+        gate.heed(later)
         gate.let(100)
         gate.let(1)
+        assert now[0] >= 3
         watch.check()
-        time.sleep(0.4)
+        now[0] += 5
         with pytest.raises(Stalled):
             watch.check()

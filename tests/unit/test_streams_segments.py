@@ -30,9 +30,8 @@ from guestagent.streams.extract import Extraction
 from guestagent.streams.process import Child
 from guestagent.streams.segments import Arrivals, Incoming, Proof, Sink, Source, Stored, store
 from tests import wire
+from tests.processes import SOON, eventually
 from tests.unit.test_streams_split import NESTED
-
-SOON = 10.0
 
 
 class Memory:
@@ -296,6 +295,7 @@ def hang(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hang]:
     hang = Hang()
     yield hang
     hang.over.set()
+    assert eventually(lambda: not any(thread.name.startswith("crew-") for thread in threading.enumerate()))
 
 
 def test_a_store_that_hangs_does_not_keep_a_cancel(hang: Hang) -> None:
@@ -473,9 +473,12 @@ class Gate:
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
-        self.open = threading.Event()
+        self.reached, self.open = threading.Event(), threading.Event()
+        self.thread = threading.current_thread()
 
     def __call__(self, segment: Segment) -> bytes:
+        self.thread = threading.current_thread()
+        self.reached.set()
         assert self.open.wait(SOON)
         return self._memory.fetch(segment)
 
@@ -583,12 +586,12 @@ def test_who_comes_back_too_late_writes_nothing(monkeypatch: pytest.MonkeyPatch)
     stored = dump(NESTED, memory.put, size=1 << 20)
     gate = Gate(memory)
     with Arrivals([incoming(stored, gate, sink)], team=Team(1), watch=Watch()):
-        time.sleep(0.05)
-    (late,) = (thread for thread in threading.enumerate() if thread.name.startswith("crew-"))
+        assert gate.reached.wait(SOON)
+    assert gate.thread.is_alive()
     gate.open.set()
-    late.join(SOON)
+    gate.thread.join(SOON)
 
-    assert not late.is_alive()
+    assert not gate.thread.is_alive()
     assert sink.views == []
 
 

@@ -12,6 +12,7 @@ command line and room for a hint that says what to do about it::
       NotFound                 not-found     4   no such backup, job or file
       ChainBroken              chain-broken  5   the links do not continue each other
       Corrupt                  corrupt       6   bytes that are not what the manifest promised
+        Foreign                corrupt       6   whole bytes, and not for this reader: they are not damaged
       Busy                     busy          7   another job runs on this host
       StorageError             storage       8   the object store failed
         ObjectMissing          storage       8   the store has no such object
@@ -69,13 +70,17 @@ class GuestagentError(Exception):
 
 
 class ToolError(GuestagentError):
-    """A child process failed; ``tail`` holds the last lines that it wrote to stderr."""
+    """A child process failed; ``tail`` holds the last lines that it wrote to stderr.
+
+    ``again`` says that it was bad luck: the same may well succeed at once.
+    """
 
     code = "tool"
 
-    def __init__(self, what: str, *, hint: str = "", tail: tuple[str, ...] = ()) -> None:
+    def __init__(self, what: str, *, hint: str = "", tail: tuple[str, ...] = (), again: bool = False) -> None:
         super().__init__(what, hint=hint)
         self.tail = tail
+        self.again = again
 
 
 class Stalled(GuestagentError):
@@ -123,6 +128,10 @@ class Corrupt(GuestagentError):
 
     code = "corrupt"
     exit_status = 6
+
+
+class Foreign(Corrupt):
+    """Bytes that are whole, and not for this reader: of a newer format, or another backup's."""
 
 
 class Busy(GuestagentError):

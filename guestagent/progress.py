@@ -7,9 +7,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from guestagent.errors import Cancelled, Stalled
+
+
+class Span:
+    """Work that began at a moment; how long it takes is told by a clock that does not step, as the host's may."""
+
+    def __init__(self, began: datetime, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.began = began
+        self._clock = clock
+        self._since = clock()
+
+    @property
+    def now(self) -> datetime:
+        """The moment that it is by now, seen from the beginning."""
+        return self.began + timedelta(seconds=self._clock() - self._since)
 
 
 class Progress(Protocol):

@@ -48,7 +48,7 @@ class _File:
     def text(self, key: str) -> str:
         """The value of ``key``, which must be there."""
         if key not in self._values:
-            raise ToolError(f"{self._name}: no {key}", hint="the tool did not write it to the end")
+            raise ToolError(f"{self._name}: no {key}", hint="the tool did not write it to the end; is state_dir full?")
         return self._values[key].strip()
 
     def lsn(self, key: str) -> Lsn:

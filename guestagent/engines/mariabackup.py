@@ -53,12 +53,13 @@ class Mariabackup:
         return argv_for.prepare(self.tool, request)
 
     def facts(self, files: Mapping[str, str]) -> DumpFacts:
-        """As in the protocol; and no dump that ends at its checkpoint, which a prepare refuses for want of 16 bytes."""
+        """As in the protocol; and no dump that ends at its checkpoint: prepares refused such for want of 16 bytes."""
         found = facts.dump_facts(files)
         if found.checkpoints.last == found.checkpoints.end:
             raise ToolError(
                 f"{self.tool} ended its copy of the redo log at the checkpoint itself, LSN {found.checkpoints.end}",
-                hint="no prepare would accept that: take the backup again",
+                hint="a prepare may refuse that: take the backup again",
+                again=True,
             )
         return found
 

@@ -120,13 +120,23 @@ class Ledger:
         """Note the phase of a running job."""
         return self.change(wanted, State.RUNNING, lambda job: replace(job, phase=phase))
 
-    def fail(self, wanted: str, failure: Failure, *, state: State = State.RUNNING, runner: str | None = None) -> Job:
+    def fail(
+        self,
+        wanted: str,
+        failure: Failure,
+        *,
+        state: State = State.RUNNING,
+        runner: str | None = None,
+        now: datetime | None = None,
+    ) -> Job:
         """End a job that is in ``state``, run by ``runner`` if one is given; gives it as it is then."""
-        return self.change(wanted, state, lambda job: job.failed(_now(), failure), runner=runner)
+        return self.change(wanted, state, lambda job: job.failed(now or _now(), failure), runner=runner)
 
-    def complete(self, wanted: str, result: Mapping[str, object], *, runner: str | None = None) -> Job:
+    def complete(
+        self, wanted: str, result: Mapping[str, object], *, runner: str | None = None, now: datetime | None = None
+    ) -> Job:
         """End a running job well, run by ``runner`` if one is given; gives it as it is then."""
-        return self.change(wanted, State.RUNNING, lambda job: job.completed(_now(), result), runner=runner)
+        return self.change(wanted, State.RUNNING, lambda job: job.completed(now or _now(), result), runner=runner)
 
     def tell(self, wanted: str) -> Job:
         """Note that whoever listens has heard of the job's end."""

@@ -10,13 +10,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
 from guestagent.errors import GuestagentError
 from guestagent.jobs.ledger import Ledger
 from guestagent.jobs.record import Failure, Job, Step
-from guestagent.progress import Cancel, Progress, Silent, Watch
+from guestagent.progress import Cancel, Progress, Silent, Span, Watch
 
 LOG = logging.getLogger(__name__)
 
@@ -140,17 +141,21 @@ def perform(
     ``limit`` is the number of seconds that may pass without a byte (0: no limit).  ``insist`` writes
     the end down; one who cannot is told so, and may try again.  A failure is told as it is, written down or not.
     """
+    span = Span(job.started or datetime.now(tz=UTC))
     try:
         with Attendant(ledger, job, cancel, shown=shown, on_change=on_change) as attendant:
             result = story(Watch(attendant, cancel=cancel, limit=limit))
     except BaseException as error:
         failure = Failure.of(error)
         try:
-            insist(lambda: ledger.fail(job.id, failure))
+            insist(lambda: ledger.fail(job.id, failure, now=span.now))
         except GuestagentError as unwritten:
             LOG.error("cannot note that %s has failed: %s", job, unwritten)
         raise
-    return insist(lambda: ledger.complete(job.id, result))
+    try:
+        return insist(lambda: ledger.complete(job.id, result, now=span.now))
+    except GuestagentError as error:
+        raise GuestagentError(f"{job} is done, and that cannot be noted: {error.what}", hint=error.hint) from error
 
 
 def _nobody(_: Job) -> None:

@@ -150,12 +150,16 @@ class Job:
 
     def completed(self, now: datetime, result: Mapping[str, Any]) -> Job:
         """The same job, done."""
-        return replace(self, state=State.COMPLETED, finished=now, result=result)
+        return replace(self, state=State.COMPLETED, finished=self._not_before(now), result=result)
 
     def failed(self, now: datetime, failure: Failure) -> Job:
         """The same job, failed or cancelled."""
         state = State.CANCELLED if failure.code == Cancelled.code else State.FAILED
-        return replace(self, state=state, finished=now, failure=failure)
+        return replace(self, state=state, finished=self._not_before(now), failure=failure)
+
+    def _not_before(self, now: datetime) -> datetime:
+        """That moment, unless the clock was set back so far that the job would end before it began."""
+        return max(now, self.started or now)
 
     def properties(self, step: Step | None = None) -> dict[str, Any]:
         """What users see of it, as JSON values; bytes, bytes a second, seconds, and times in UTC."""

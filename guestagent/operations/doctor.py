@@ -17,7 +17,7 @@ from guestagent.datadir import incarnation
 from guestagent.datadir.durable import explained
 from guestagent.errors import Corrupt, GuestagentError
 from guestagent.model import InstanceId, ServerFacts
-from guestagent.operations import checkpoint
+from guestagent.operations import checkpoint, open_files, sockets
 from guestagent.operations.host import Host
 from guestagent.operations.plan import space_needed
 from guestagent.operations.preflight import (
@@ -30,9 +30,13 @@ from guestagent.operations.preflight import (
     choose_parent,
     pick_engine,
 )
+from guestagent.streams.limits import MORE_FILES
 
 KEY_SIZE = 32
 """Bytes of a data key, and so of the probe that a key must wrap and open."""
+
+FILES_WARNED = 0.8
+"""The share of the files that a backup may hold open from which on the tables are nearly too many."""
 
 LEAST_STATE = 16 << 20
 """Bytes that state_dir must have free: the records of jobs, and what a tool writes beside its stream."""
@@ -64,6 +68,7 @@ def doctor(host: Host, holder: Holder) -> list[Finding]:
         _checked("state", lambda: _state(host)),
         _checked("lock", lambda: _lock(host, holder)),
         reached,
+        *(_socket() if sockets.is_systemds() else ()),
         *(_of_server(host, server, store_answers=any(finding.ok for finding in store)) if server else ()),
         *store,
         _checked("key", lambda: _key(host)),
@@ -107,6 +112,7 @@ def _of_server(host: Host, server: ServerFacts, *, store_answers: bool) -> Itera
     yield _checked("grants", grants)
     yield _checked("tool", lambda: f"{engine.tool} {check_tool(engine, server.version)}")
     yield _checked("datadir", lambda: _datadir(server.datadir))
+    yield _found("files", lambda: _files(server.datadir))
     yield _checked("lineage", lambda: _lineage(host, server.datadir))
     yield _found("disk", lambda: _disk(host, server.datadir, store_answers=store_answers))
 
@@ -146,6 +152,26 @@ def _datadir(datadir: Path) -> str:
     check_readable(datadir)
     check_inside(datadir)
     return f"{datadir} is readable"
+
+
+def _files(datadir: Path) -> Finding:
+    """Whether all tables can be held open: a warning before it is too late."""
+    found = open_files.look(datadir)
+    return Finding("files", found.share <= 1, str(found), MORE_FILES if found.share >= FILES_WARNED else "")
+
+
+def _socket() -> Iterator[Finding]:
+    """Whether only a start command starts the server."""
+    try:
+        units = " and ".join(sockets.listening())
+    except GuestagentError as error:
+        yield Finding("socket", True, f"whether systemd starts a server for any connection is not known: {error.what}")
+        return
+    if units:
+        told = f"{units} may start a restored server with its events and replication on, for any client's connection"
+        yield Finding("socket", True, told, f"systemctl disable --now {units.replace(' and ', ' ')}")
+    else:
+        yield Finding("socket", True, "no socket of systemd's starts a server")
 
 
 def _lineage(host: Host, datadir: Path) -> str:

@@ -14,7 +14,7 @@ from guestagent.engines import Engine, engine_for, engine_named
 from guestagent.errors import Corrupt, DatabaseError, NotFound, Refused
 from guestagent.manifest import Backup
 from guestagent.model import BackupId, InstanceId, ServerFacts, Version, backup_id
-from guestagent.operations import checkpoint
+from guestagent.operations import checkpoint, open_files
 from guestagent.operations.host import Host
 from guestagent.streams.process import output_of
 
@@ -49,6 +49,7 @@ def preflight(
     check_grants(engine, server)
     check_readable(server.datadir)
     check_inside(server.datadir)
+    open_files.check(server.datadir)
     own = incarnation.read(server.datadir)
     chosen = choose_parent(host, parent, own)
     if chosen is not None:

@@ -27,7 +27,7 @@ from typing import IO
 
 from guestagent.errors import ToolError
 from guestagent.progress import Watch
-from guestagent.streams import orphans
+from guestagent.streams import limits, orphans
 
 LOG = logging.getLogger(__name__)
 
@@ -217,7 +217,7 @@ class Child:
         self._on_line = on_line
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._lost = False
-        command, mark = _bound(niceness.before(argv)), {orphans.MARK: str(orphans.ourselves())}
+        command, mark = _bound(limits.roomy(niceness.before(argv))), {orphans.MARK: str(orphans.ourselves())}
         self._stream: socket.socket | None = None
         if stream:
             self._stream, theirs = _ends()
@@ -269,7 +269,8 @@ class Child:
             raise ToolError(f"cannot learn how {self.name} ended", hint="start guestagent without SIGCHLD ignored")
         if code:
             watch.cancel.check()  # a signal to our group may hit a child that has not left it yet
-            raise ToolError(f"{self.name} {_ending(code)}{_last_words(self.tail)}", tail=self.tail)
+            why = f"{self.name} {_ending(code)}{_last_words(self.tail)}"
+            raise ToolError(why, hint=limits.remedy(self.tail), tail=self.tail)
 
     def end(self) -> None:
         """End the child and its group if they still run; returns when they are gone."""
@@ -343,9 +344,16 @@ def _lines(descriptor: int) -> Iterator[str]:
 
 def _masked(line: str, hidden: Sequence[str]) -> str:
     """The line without secrets, nor the hash of one: mariabackup prints SHOW GRANTS when a privilege is missing."""
+    cut = len(line) == LINE_LIMIT
     for secret in hidden:
         line = line.replace(secret, "***")
-    return _HASH.sub(r"\1 '***'", line)
+    return _HASH.sub(r"\1 '***'", _without_half(line, hidden) if cut else line)
+
+
+def _without_half(line: str, hidden: Sequence[str]) -> str:
+    """A line that was cut, without the beginning of a secret where it ends."""
+    halves = (secret[:length] for secret in hidden for length in range(len(secret) - 1, 0, -1))
+    return line.removesuffix(next((half for half in halves if line.endswith(half)), ""))
 
 
 def _ways_to_write(secrets: Sequence[str]) -> tuple[str, ...]:

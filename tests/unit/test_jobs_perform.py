@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from guestagent.errors import Cancelled, GuestagentError, Stalled, StorageError
+from guestagent.jobs import ledger as book
 from guestagent.jobs import perform as room
 from guestagent.jobs.ledger import Ledger
 from guestagent.jobs.perform import Attendant, perform
@@ -58,6 +60,26 @@ def test_a_story_that_ends_well(ledger: Ledger, begun: Job) -> None:
     assert (done.state, done.phase, done.result) == (State.COMPLETED, "dump", {"size": 1})
     assert ledger.get(begun.id) == done
     assert attendants() == []
+
+
+@pytest.mark.parametrize("hours", [-3, 3])
+def test_a_clock_that_steps_makes_no_job_shorter_or_longer(
+    ledger: Ledger, begun: Job, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    really = book._now
+    monkeypatch.setattr(book, "_now", lambda: really() + timedelta(hours=hours))
+    done = perform(ledger, begun, lambda _: {}, cancel=Cancel())
+
+    def fail(_: Watch) -> dict[str, Any]:
+        raise StorageError("no")
+
+    ledger.accept(other := asked())
+    with pytest.raises(StorageError):
+        perform(ledger, ledger.begin(other.id), fail, cancel=Cancel())
+    for job in (done, ledger.get(other.id)):
+        assert job.started
+        assert job.finished
+        assert timedelta() <= job.finished - job.started < timedelta(hours=1)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +221,8 @@ def test_an_end_that_cannot_be_noted_does_not_hide_why(
 
 
 def test_a_good_end_that_cannot_be_noted_is_told(ledger: Ledger, begun: Job) -> None:
-    with full_disk(), pytest.raises(GuestagentError, match="cannot write to state_dir"):
+    said = rf"\(job {begun.id}\) is done, and that cannot be noted: cannot write to state_dir .*; .*make room"
+    with full_disk(), pytest.raises(GuestagentError, match=said):
         perform(ledger, begun, lambda watch: {}, cancel=Cancel())
     assert ledger.get(begun.id).state is State.RUNNING
 

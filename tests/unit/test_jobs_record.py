@@ -89,6 +89,13 @@ def test_a_life() -> None:
     assert begun.failed(LATER, Failure.of(Cancelled("stopped"))).state is State.CANCELLED
 
 
+def test_no_job_ends_before_it_begins_whatever_the_clock_says() -> None:
+    begun = job().begun(LATER, "a process")
+    assert begun.completed(MOMENT, {}).finished == LATER
+    assert begun.failed(MOMENT, Failure("storage", "no")).finished == LATER
+    assert job().failed(MOMENT, Failure("storage", "no")).finished == MOMENT
+
+
 def test_what_users_see_of_a_job_that_waits() -> None:
     assert list(job(deadline=LATER).properties(Step("old", 5)).items()) == [
         ("id", ID),

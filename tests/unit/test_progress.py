@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import signal
+from datetime import UTC, datetime, timedelta
 from types import FrameType
 
 import pytest
 
 from guestagent.errors import Cancelled, Stalled
-from guestagent.progress import Cancel, Silent, Watch
+from guestagent.progress import Cancel, Silent, Span, Watch
 
 
 class Recorded:
@@ -199,3 +200,11 @@ def test_a_job_that_was_told_to_stop_is_seen_no_more(clock: Clock) -> None:
     with pytest.raises(Cancelled):
         watch.check()
     assert watch.seen == 100
+
+
+def test_how_long_something_takes_is_not_a_matter_of_the_host_s_clock(clock: Clock) -> None:
+    began = datetime(2026, 11, 22, 14, 0, tzinfo=UTC)
+    span = Span(began, clock=clock)
+    assert (span.began, span.now) == (began, began)
+    clock.now += 2.5
+    assert span.now == began + timedelta(seconds=2.5)

@@ -12,7 +12,7 @@ from guestagent.cli.program import TELLTALE, Program
 from guestagent.errors import Corrupt, ToolError
 from guestagent.operations.restore import _check_options
 from guestagent.progress import Watch
-from guestagent.streams.process import Child, clean_environment
+from guestagent.streams.process import LINE_LIMIT, Child, clean_environment
 from tests.fakes.bench import BEFORE, SECRET, Bench, read_tree
 from tests.manifests import a_manifest, stored
 
@@ -32,6 +32,15 @@ def test_what_a_child_prints_of_its_secrets_is_not_seen(secret: str, caplog: pyt
         "sh: before *** after",
         'sh: password="***"',
     ]
+
+
+@pytest.mark.parametrize("seen", [0, 1, len(PASSWORD) - 1, len(PASSWORD)])
+def test_a_line_that_is_cut_within_a_secret_shows_no_half_of_it(seen: int) -> None:
+    before = "." * (LINE_LIMIT - seen)
+    script = 'printf \'%s%s and more\n\' "$0" "$1" >&2'
+    with Child(["sh", "-c", script, before, PASSWORD], hidden=[PASSWORD]) as child:
+        child.finish(Watch())
+    assert child.tail == (before + ("***" if seen == len(PASSWORD) else ""),)
 
 
 @pytest.mark.parametrize(

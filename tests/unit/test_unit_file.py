@@ -18,6 +18,10 @@ from guestagent.serve.daemon import START_PATIENCE, STOP_PATIENCE
 ETC = Path(__file__).parents[2] / "etc"
 UNITS = sorted((ETC / "systemd").glob("*.service"))
 PATIENCE = 60
+FEW_FILES = 1024
+"""What select() can still wait for."""
+MOST_FILES = 1 << 20
+"""What fs.nr_open is unless somebody has changed it."""
 WORST = 2.0
 """The exposure that `systemd-analyze security` may find, of 10."""
 
@@ -89,6 +93,12 @@ def test_the_agent_has_the_time_that_it_takes() -> None:
     assert seconds(service["TimeoutStartSec"]) >= START_PATIENCE + 60
     assert seconds(service["WatchdogSec"]) >= 30
     assert service["KillMode"] == "mixed"
+
+
+def test_the_tools_may_hold_many_tables_open_and_the_agent_stays_with_few_files() -> None:
+    soft, hard = unit("guestagent")["Service"]["LimitNOFILE"].split(":")
+    assert int(soft) == FEW_FILES
+    assert int(hard) == MOST_FILES
 
 
 def test_the_agent_serves_while_the_database_is_down() -> None:

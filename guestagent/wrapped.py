@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from guestagent.document import parsed
-from guestagent.errors import Corrupt
+from guestagent.errors import Corrupt, Foreign
 from guestagent.model import BackupId, InstanceId
 
 FORMAT = 1
@@ -43,13 +43,19 @@ class WrappedKey:
         except ValueError as error:
             raise Corrupt(f"not JSON: {error}") from error
         if not isinstance(found, dict) or found.get("format") != FORMAT:
-            raise Corrupt("not a wrapped key of a known format", hint="use a newer guestagent")
+            raise _unknown(found)("not a wrapped key of a known format", hint="use a newer guestagent")
         return cls(_text(found, "key_id"), _decoded(_text(found, "wrapped")))
 
 
 def context(instance: InstanceId, owner: BackupId) -> Mapping[str, str]:
     """What a wrapped key is bound to, so that it opens nothing but its own backup."""
     return {"instance_id": instance, "backup_id": owner, "purpose": _PURPOSE}
+
+
+def _unknown(found: Any) -> type[Corrupt]:
+    """What a document is that is none of this version's: a newer one's, perhaps."""
+    stated = found.get("format") if isinstance(found, dict) else None
+    return Foreign if isinstance(stated, int) and stated > FORMAT else Corrupt
 
 
 def _text(found: Mapping[str, Any], key: str) -> str:

@@ -2,17 +2,17 @@
 
 A backup exists if and only if its manifest does.  Below a store's URL lie
 ``<instance_id>/<backup_id>/data/00000000`` ..., ``.../manifest.json`` and, where it is encrypted,
-``.../key.json``; the URL of ``<instance_id>/<backup_id>`` is the backup's location.
+``.../key.json``, with ``.../key.next.json`` beside it for as long as it is replaced; the URL of
+``<instance_id>/<backup_id>`` is the backup's location.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
-from guestagent.catalog import probe
+from guestagent.catalog import probe, wrapping
 from guestagent.catalog.layout import (
     folder,
     is_backup_id,
@@ -20,11 +20,13 @@ from guestagent.catalog.layout import (
     key_key,
     manifest_key,
     segment_key,
+    spare_key,
     split_location,
 )
 from guestagent.catalog.links import locked, place_of_parent
-from guestagent.catalog.objects import LOST, check_held, confirmed, flaws
+from guestagent.catalog.objects import LOST, Remains, check_held, confirmed, flaws, remains
 from guestagent.catalog.reading import Reader, Unreadable, twice
+from guestagent.catalog.wrapping import Wrapping
 from guestagent.chain import MAX_LINKS, Chain
 from guestagent.errors import (
     ChainBroken,
@@ -43,22 +45,12 @@ from guestagent.storage import Storage
 from guestagent.streams.seal import Seal, new_data_key
 from guestagent.wrapped import WrappedKey, context
 
-__all__ = ["Catalog", "Orphan", "Unreadable", "locked", "split_location"]
+__all__ = ["Catalog", "Remains", "Unreadable", "Wrapping", "locked", "split_location"]
 
 LOG = logging.getLogger(__name__)
 
 Open = Callable[[str], Storage]
 """Opens the store of a URL; the catalog keeps it and closes it."""
-
-
-@dataclass(frozen=True)
-class Orphan:
-    """Objects of a backup that has no manifest: one under way somewhere, or what a dead one left."""
-
-    instance_id: InstanceId
-    id: BackupId
-    size: int
-    modified: datetime
 
 
 class Catalog:
@@ -89,12 +81,22 @@ class Catalog:
         return f"{self._url}/{instance}/{wanted}"
 
     def get(self, wanted: BackupId) -> Backup:
-        """The backup of that id: the own instance's first, then anybody's; raises NotFound."""
+        """The backup of that id: the own instance's first, then anybody's; raises NotFound, and Corrupt."""
+        found = self.look(wanted)
+        if isinstance(found, Unreadable):
+            raise found.error
+        return found
+
+    def look(self, wanted: BackupId) -> Backup | Unreadable:
+        """As ``get``, for who wants to know of one that cannot be read, too."""
         for instance in self._instances_own_first():
+            location = self.location(instance, wanted)
             try:
-                return self._reader.backup(self.location(instance, wanted))
+                return self._reader.backup(location)
             except ObjectMissing:
                 continue
+            except Corrupt as error:
+                return Unreadable(location, error)
         raise NotFound(
             f"no backup {wanted} below {self._url}", hint="`guestagent backup list` shows those that there are"
         )
@@ -204,8 +206,10 @@ class Catalog:
         """A data key for a backup that is about to be made, stored wrapped; empty if none is to be encrypted."""
         if self._keys.current is None:
             return b""
+        key = self._keys.current
         data_key = new_data_key()
-        self._put_key(self._url, instance, owner, self._keys.current, data_key)
+        body = WrappedKey(key.id, key.wrap(data_key, context(instance, owner))).to_bytes()
+        wrapping.put_held(self._store(self._url), key_key(instance, owner), body)
         return data_key
 
     def publish(self, manifest: Manifest, *, data_key: bytes = b"") -> Backup:
@@ -279,21 +283,25 @@ class Catalog:
             return False
         return True
 
-    def key_id_of(self, backup: Backup | Unreadable) -> str:
-        """The id of the key that a backup's data key is wrapped with; empty if it is not encrypted.
+    def wrapping(self, backup: Backup | Unreadable) -> Wrapping:
+        """The keys that wrap a backup's data key; none if it is not encrypted.
 
-        That of one that cannot be read is in its key.json; raises Corrupt where that does not tell.
+        Those of one that cannot be read are in its key.json; raises Corrupt where neither that nor its spare tells.
         """
         if isinstance(backup, Backup) and backup.manifest.encryption is None:
-            return ""
-        return twice(lambda: self._reader.wrapped(backup.location)).key_id
+            return Wrapping()
+        return wrapping.look(self._reader, backup.location)
+
+    def key_id_of(self, backup: Backup | Unreadable) -> str:
+        """The id of the key that a backup's data key is wrapped with; empty if it is not encrypted; as ``wrapping``."""
+        return next(iter(self.wrapping(backup).key_ids), "")
 
     def rewrap(self, backup: Backup, new: KeySource) -> None:
         """Wrap a backup's data key anew; its manifest and its data stay as they are."""
         if not backup.data_key:
             raise Refused(f"the data key of backup {backup.id} is not at hand", hint="name the key that opens it")
-        root, instance, wanted = split_location(backup.location)
-        self._put_key(root, instance, wanted, new, backup.data_key)
+        root, _, _ = split_location(backup.location)
+        wrapping.rewrap(self._store(root), self._reader, backup, new)
 
     # Deleting
 
@@ -306,7 +314,7 @@ class Catalog:
         self._store(root).delete([manifest_key(instance, wanted)])
         named = [segment_key(instance, wanted, segment.index) for segment in backup.manifest.segments]
         if backup.manifest.encryption is not None:
-            named.append(key_key(instance, wanted))
+            named += [key_key(instance, wanted), spare_key(instance, wanted)]
         self._store(root).delete(named)
         self._delete_data(root, instance, wanted)
 
@@ -319,20 +327,17 @@ class Catalog:
         store.delete([manifest_key(instance, wanted)])
         self._delete_data(root, instance, wanted)
 
-    def orphans(self, instance: InstanceId) -> Iterator[Orphan]:
+    def remains(self, location: str) -> Remains:
+        """What lies there, for who cannot read what it says."""
+        root, instance, wanted = split_location(location)
+        return remains(self._store(root), instance, wanted)
+
+    def orphans(self, instance: InstanceId) -> Iterator[Remains]:
         """What lies below ``instance`` without a manifest, whether under way or left behind."""
-        store = self._store(self._url)
-        for name in store.folders(f"{instance}/"):
-            if not is_backup_id(name) or self.exists(self.location(instance, backup_id(name))):
-                continue
-            objects = list(store.list(f"{instance}/{name}/"))
-            if objects:
-                yield Orphan(
-                    instance_id=instance,
-                    id=backup_id(name),
-                    size=sum(found.size for found in objects),
-                    modified=max(found.modified for found in objects),
-                )
+        for name in filter(is_backup_id, self._store(self._url).folders(f"{instance}/")):
+            location = self.location(instance, backup_id(name))
+            if not self.exists(location) and (found := self.remains(location)).objects:
+                yield found
 
     def _delete_data(self, root: str, instance: InstanceId, wanted: BackupId) -> None:
         store = self._store(root)
@@ -376,16 +381,6 @@ class Catalog:
         if self._instance:
             yield self._instance
         yield from (other for other in self._instances() if other != self._instance)
-
-    def _put_key(self, root: str, instance: InstanceId, owner: BackupId, source: KeySource, data_key: bytes) -> None:
-        body = WrappedKey(source.id, source.wrap(data_key, context(instance, owner))).to_bytes()
-        store, key = self._store(root), key_key(instance, owner)
-
-        def put() -> None:
-            store.put(key, body, sha256=digest(body))
-            check_held(store, key, body)
-
-        twice(put)  # it may have replaced the only key of a backup
 
 
 def _as_refusal(error: StorageError, taken: BackupId) -> StorageError | Refused:

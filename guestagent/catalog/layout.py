@@ -7,6 +7,7 @@ from guestagent.model import BackupId, InstanceId, backup_id, instance_id
 
 MANIFEST = "manifest.json"
 KEY = "key.json"
+SPARE = "key.next.json"
 DATA = "data"
 
 
@@ -32,6 +33,11 @@ def manifest_key(instance: InstanceId, owner: BackupId) -> str:
 def key_key(instance: InstanceId, owner: BackupId) -> str:
     """The key of the object with the wrapped data key."""
     return f"{folder(instance, owner)}/{KEY}"
+
+
+def spare_key(instance: InstanceId, owner: BackupId) -> str:
+    """The key of the object that stands in for that one while it is replaced."""
+    return f"{folder(instance, owner)}/{SPARE}"
 
 
 def segment_key(instance: InstanceId, owner: BackupId, index: int) -> str:

@@ -1,18 +1,38 @@
-"""Whether objects lie in the store as they should: segments by their sizes alone, what was just put by its bytes."""
+"""What lies in the store, and whether it lies as it should: segments by sizes alone, what was just put by its bytes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import dropwhile
 
 from guestagent.catalog.layout import DATA, folder, segment_key
 from guestagent.catalog.reading import twice
 from guestagent.errors import Corrupt, ObjectMissing
 from guestagent.manifest import Manifest
+from guestagent.model import BackupId, InstanceId
 from guestagent.storage import Storage
 
 LOST = "the store lost an upload that it had confirmed; try again"
+
+
+@dataclass(frozen=True)
+class Remains:
+    """What lies at a backup's place, whatever it says: how many objects, their bytes, and the newest one's time."""
+
+    instance_id: InstanceId
+    id: BackupId
+    objects: int
+    size: int
+    modified: datetime | None
+
+
+def remains(store: Storage, instance: InstanceId, wanted: BackupId) -> Remains:
+    """What a listing shows of a backup, with or without a manifest."""
+    found = list(store.list(f"{folder(instance, wanted)}/"))
+    newest = max((one.modified for one in found), default=None)
+    return Remains(instance, wanted, len(found), sum(one.size for one in found), newest)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ The request of each kind, as JSON values:
 - restore: ``source`` (a backup's id or location), ``checksum``, ``datadir``, ``replace``, ``pristine``,
   ``start`` and ``accept_unencrypted``
 - verify: ``backup_id``
-- delete: ``backup_id`` and ``cascade``
+- delete: ``backup_id``, ``cascade`` and ``damaged``
 
 A checksum is the SHA-256 of a manifest that must be the one found, or null.
 """
@@ -22,7 +22,7 @@ from guestagent.jobs.record import Job, Kind
 from guestagent.manifest import Backup
 from guestagent.model import backup_id
 from guestagent.operations.backup import BackupRequest, backup
-from guestagent.operations.delete import delete
+from guestagent.operations.delete import delete, delete_damaged
 from guestagent.operations.host import Host
 from guestagent.operations.plan import RestoreRequest
 from guestagent.operations.restore import restore
@@ -84,6 +84,8 @@ def _verified(link: Backup) -> Outcome:
 
 def _delete(host: Host, job: Job, watch: Watch) -> Outcome:
     wanted, cascade = backup_id(job.request["backup_id"]), job.request["cascade"]
+    if job.request.get("damaged"):
+        return {"deleted": [delete_damaged(host, wanted, watch).properties()]}
     return {"deleted": [one.properties() for one in delete(host, wanted, watch, cascade=cascade)]}
 
 

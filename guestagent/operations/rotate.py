@@ -1,7 +1,8 @@
 """The rotation story: data keys of existing backups are wrapped anew by the key of new ones; no data moves.
 
-Each backup is one small object that is replaced at once.  A rotation that is stopped anywhere leaves backups of both
-keys, all of which can be restored with both at hand; the next rotation does the rest.
+Each backup is one small object that is replaced at once, with a spare beside it for as long as that takes.  A rotation
+that is stopped anywhere leaves backups of both keys, all of which can be restored with both at hand; the next one does
+the rest.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from guestagent.catalog import Unreadable, split_location
+from guestagent.catalog import Unreadable, Wrapping, split_location
 from guestagent.errors import ConfigError, Corrupt, GuestagentError
 from guestagent.keys import KeySource
 from guestagent.manifest import Backup
@@ -23,7 +24,8 @@ from guestagent.progress import Watch
 class Rewrapped:
     """A backup that was not under the current key: ``key_id`` is the one that it was under, ``error`` why it still is.
 
-    ``error`` is None where nothing keeps it there; ``key_id`` is empty where nobody can tell it.
+    ``error`` is None where nothing keeps it there; ``key_id`` is empty where nobody can tell it, and the current key's
+    where a rotation was stopped before its end.
     """
 
     backup: Backup | Unreadable
@@ -38,7 +40,10 @@ class Rewrapped:
 
 @dataclass(frozen=True)
 class KeyInUse:
-    """A key (empty id: none), how many backups are under it, and ``state``: current, old, missing or none."""
+    """A key (empty id: none), how many backups are under it, and ``state``: current, old, missing or none.
+
+    A backup whose rotation was stopped is under both keys.
+    """
 
     id: str
     backups: int
@@ -72,7 +77,8 @@ def keys_in_use(host: Host, *, everything: bool = False) -> list[KeyInUse]:
     A backup whose manifest cannot be read counts by its key.json; raises Corrupt where that cannot be read either.
     """
     current, old = host.keys.current, [key.id for key in host.keys.old]
-    counted = Counter(_key_id_of(host, backup) for backup in _census(host, None if everything else host.instance))
+    found = _census(host, None if everything else host.instance)
+    counted = Counter(key_id for backup in found for key_id in _wrapping(host, backup).key_ids or ("",))
     states = {current.id: "current"} if current else {}
     states |= {key_id: "old" for key_id in old if key_id not in states}
     states |= {key_id: "missing" if key_id else "none" for key_id in sorted(counted) if key_id not in states}
@@ -88,12 +94,15 @@ def _current(host: Host) -> KeySource:
 def _outdated(host: Host, current: str, *, everything: bool) -> Iterator[Rewrapped]:
     for backup in _census(host, None if everything else host.require_instance()):
         try:
-            key_id = _key_id_of(host, backup)
+            wrapping = _wrapping(host, backup)
         except Corrupt as error:
             yield Rewrapped(backup, "", error)
             continue
-        if key_id not in ("", current):
-            yield Rewrapped(backup, key_id, _obstacle(backup, key_id))
+        others = [key_id for key_id in wrapping.key_ids if key_id != current]
+        if others:
+            yield Rewrapped(backup, others[0], _obstacle(backup, others[0]))
+        elif isinstance(backup, Backup) and not wrapping.finished:
+            yield Rewrapped(backup, current)
 
 
 def _census(host: Host, instance: InstanceId | None) -> list[Backup | Unreadable]:
@@ -102,9 +111,9 @@ def _census(host: Host, instance: InstanceId | None) -> list[Backup | Unreadable
     return [*found, *unreadable]
 
 
-def _key_id_of(host: Host, backup: Backup | Unreadable) -> str:
+def _wrapping(host: Host, backup: Backup | Unreadable) -> Wrapping:
     try:
-        return host.catalog.key_id_of(backup)
+        return host.catalog.wrapping(backup)
     except Corrupt as error:
         cause = backup.error if isinstance(backup, Unreadable) else error
         raise _unread(backup, f"nobody can tell which key backup {backup.id} needs", cause) from error
@@ -118,11 +127,7 @@ def _obstacle(backup: Backup | Unreadable, key_id: str) -> GuestagentError | Non
 
 
 def _unread(backup: Backup | Unreadable, told: str, error: Corrupt) -> Corrupt:
-    return Corrupt(
-        f"{told}: {error.what}",
-        hint="keep every key, and try again, or put whole objects back; "
-        f"if it is lost, remove {backup.location} from the store by hand",
-    )
+    return Corrupt(f"{told}: {error.what}", hint=f"keep every key, and {Unreadable(backup.location, error).remedy}")
 
 
 def _missing(backup: Backup, key_id: str) -> GuestagentError:

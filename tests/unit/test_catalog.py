@@ -619,6 +619,7 @@ def test_orphans_are_what_has_data_and_no_manifest(scene: Scene) -> None:
     (found,) = scene.catalog.orphans(GUEST)
     assert (found.instance_id, found.id) == (GUEST, orphan.id)
     assert found.size == orphan.manifest.stored_size
+    assert found.modified is not None
     newest = max(path.stat().st_mtime for path in (scene.folder(orphan) / "data").iterdir())
     assert found.modified.timestamp() == pytest.approx(newest, abs=0.001)
     assert scene.catalog.exists(stored.location)

@@ -220,6 +220,25 @@ def test_a_deletion_as_typed(scene: Scene) -> None:
     assert re.search(rf"{job.id}.*delete.*completed", listed.out)
 
 
+def test_a_deletion_of_what_is_damaged_as_typed(scene: Scene) -> None:
+    whole, lost = scene.publish(1), scene.publish(2)
+    (scene.place / "store" / "guest1" / lost.id / "manifest.json").write_text("{")
+    words = ("backup", "delete", lost.id, "--damaged", "-f", "value", "-c", "id", "-c", "note")
+    told = f"{lost.id} {lost.location}/manifest.json: manifest is not JSON: "
+    looked = scene.type(*words, "--dry-run")
+    assert (looked.status, looked.out[: len(told)]) == (0, told)
+    assert scene.ledger.all() == []
+    refused = scene.type("-q", "backup", "delete", whole.id)
+    one_line(refused, 3, f"`guestagent backup delete {lost.id} --damaged`", by="guestagent")
+    done = scene.type(*words)
+    assert (done.status, done.out) == (0, looked.out)
+    assert scene.ledger.all()[-1].request == {"backup_id": lost.id, "cascade": False, "damaged": True}
+    one_line(scene.type("-q", *words), 4, "no backup", by="guestagent")
+    one_line(scene.type("-q", "backup", "delete", whole.id, "--damaged"), 3, "is not damaged", by="guestagent")
+    one_line(scene.type(*words, "--cascade"), 2, "not allowed with", by="guestagent")
+    assert scene.type("backup", "delete", whole.id).status == 0
+
+
 def test_what_only_looks_is_no_job(scene: Scene) -> None:
     backup = scene.publish(1)
     scene.type("backup", "delete", backup.id, "--dry-run")

@@ -125,6 +125,15 @@ def test_a_delete(bench: Bench) -> None:
     assert bench.objects() == {}
 
 
+def test_a_delete_of_what_is_damaged(bench: Bench) -> None:
+    backup = bench.backup()
+    bench.object(backup, "manifest.json").write_text("{")
+    outcome = told(bench, asked(Kind.DELETE, request={"backup_id": backup.id, "cascade": False, "damaged": True}))
+    (shown,) = outcome["deleted"]
+    assert (shown["id"], shown["status"]) == (backup.id, "FAILED")
+    assert bench.objects() == {}
+
+
 def test_what_is_not_there(bench: Bench) -> None:
     for kind in (Kind.VERIFY, Kind.DELETE):
         with pytest.raises(NotFound):

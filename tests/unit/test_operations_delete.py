@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from dataclasses import replace
 
 import pytest
 
-from guestagent.errors import Busy, Cancelled, NotFound, Refused, StorageError
+from guestagent.errors import Busy, Cancelled, Corrupt, NotFound, Refused, StorageDenied, StorageError
 from guestagent.jobs.lock import only_job
-from guestagent.manifest import Backup
+from guestagent.manifest import Backup, sealed
 from guestagent.model import InstanceId, Kind
-from guestagent.operations.delete import delete, doomed
+from guestagent.operations.delete import delete, delete_damaged, doomed, ruined
 from guestagent.operations.sweep import sweep_own
 from guestagent.progress import Watch
 from tests.fakes.backups import chain, manifest, store
 from tests.fakes.bench import PATIENCE, Bench, CancelAt, Told, new_id
-from tests.fakes.stores import Confined, Garbles, Refuses
+from tests.fakes.stores import Acts, Confined, Garbles, ListsNothing, Refuses
 
 
 @pytest.fixture
@@ -56,7 +57,10 @@ def test_what_cannot_be_read_may_be_a_child_and_refuses_the_delete(
     bench.object(links[2], "manifest.json").write_bytes(b"{")
     before = bench.objects()
     lost = links[2]
-    told = f"backup {lost.id} cannot be read and may stand on {links[1].id}: .* not JSON.*remove {lost.location}"
+    told = (
+        f"backup {lost.id} cannot be read and may stand on {links[1].id}: .* not JSON.*; try again, .*; if it is lost, "
+        f"`guestagent backup delete {lost.id} --damaged`"
+    )
     with pytest.raises(Refused, match=told):
         delete(bench.host(), links[1].id, Watch(), cascade=cascade)
     assert bench.objects() == before
@@ -173,3 +177,155 @@ with only_job(bench.state, "restore 3a"):
         holder.wait(PATIENCE)
     with only_job(bench.state, "delete"):
         delete(bench.host(), links[2].id, Watch())
+
+
+# What is damaged
+
+
+def damage(bench: Bench, one: Backup) -> None:
+    bench.object(one, "manifest.json").write_bytes(b"{")
+
+
+def test_a_damaged_backup_goes_by_its_own_name_and_nothing_else_does(
+    bench: Bench, links: list[Backup], caplog: pytest.LogCaptureFixture
+) -> None:
+    damage(bench, links[2])
+    told = Told()
+    gone = delete_damaged(bench.host(), links[2].id, Watch(told))
+    assert {name.split("/")[1] for name in bench.objects()} == {*ids(links[:2])}
+    size = links[2].manifest.stored_size + 1
+    assert (told.phases, told.moved) == ([("delete", size)], {"delete": size})
+    assert gone.id == links[2].id
+    shown = gone.properties()
+    assert (
+        shown.items()
+        >= {
+            "id": links[2].id,
+            "instance_id": "guest1",
+            "locationRef": links[2].location,
+            "name": None,
+            "stored_size": size,
+            "status": "FAILED",
+        }.items()
+    )
+    assert shown["note"].startswith(f"{links[2].location}/manifest.json: manifest is not JSON")
+    assert shown["updated"].endswith("Z")
+    assert f"{size} bytes of a damaged backup are lost for good: {shown['note']}" in caplog.messages
+    assert not list((bench.state / "unfinished").iterdir())
+    assert ids(delete(bench.host(), links[1].id, Watch())) == [links[1].id], "nothing stands in its way any more"
+
+
+def test_what_can_be_read_is_not_deleted_as_damaged(bench: Bench, links: list[Backup]) -> None:
+    before = bench.objects()
+    with pytest.raises(Refused, match=f"backup {links[2].id} can be read and is not damaged; leave out --damaged"):
+        delete_damaged(bench.host(), links[2].id, Watch())
+    with pytest.raises(NotFound):
+        delete_damaged(bench.host(), new_id(), Watch())
+    assert bench.objects() == before
+
+
+def test_a_manifest_that_is_read_wrong_once_is_not_damaged(bench: Bench, links: list[Backup]) -> None:
+    before = bench.objects()
+    bench.wrap = lambda inner: Garbles(inner, f"{links[2].id}/manifest.json", {1})
+    with pytest.raises(Refused, match="can be read"):
+        delete_damaged(bench.host(), links[2].id, Watch())
+    assert bench.objects() == before
+
+
+def test_a_manifest_that_is_read_right_at_last_is_not_damaged(bench: Bench, links: list[Backup]) -> None:
+    before = bench.objects()
+    bench.wrap = lambda inner: Garbles(inner, f"{links[2].id}/manifest.json", {1, 2})
+    with pytest.raises(Refused, match="whole and no leftover"):
+        delete_damaged(bench.host(), links[2].id, Watch())
+    assert bench.objects() == before
+
+
+@pytest.mark.parametrize("error", [StorageError("503 slow down"), StorageDenied("access denied")])
+def test_what_nobody_can_reach_is_not_damaged(bench: Bench, links: list[Backup], error: StorageError) -> None:
+    damage(bench, links[2])
+    before = bench.objects()
+    for method, suffix in (("get", f"{links[2].id}/manifest.json"), ("get", f"{links[0].id}/manifest.json")):
+        bench.wrap = lambda inner, method=method, suffix=suffix: Refuses(  # type: ignore[misc]
+            inner, method, suffix=suffix, error=error
+        )
+        with pytest.raises(type(error), match=str(error)):
+            delete_damaged(bench.host(), links[2].id, Watch())
+    assert bench.objects() == before
+
+
+def test_what_a_newer_version_wrote_is_not_damaged(bench: Bench, links: list[Backup]) -> None:
+    path = bench.object(links[2], "manifest.json")
+    path.write_bytes(sealed(json.loads(path.read_bytes()) | {"format": 2}))
+    before = bench.objects()
+    with pytest.raises(Refused, match=r"is not damaged: .*manifest of format 2, .*; use a newer guestagent"):
+        delete_damaged(bench.host(), links[2].id, Watch())
+    with pytest.raises(Refused, match=f"{links[2].id} cannot be read and may stand on .*; use a newer guestagent"):
+        delete(bench.host(), links[1].id, Watch())
+    with pytest.raises(Corrupt, match=r"manifest of format 2, .*; use a newer guestagent"):
+        delete(bench.host(), links[2].id, Watch())
+    assert bench.objects() == before
+
+
+def test_what_lies_in_the_place_of_another_is_not_damaged(bench: Bench, links: list[Backup]) -> None:
+    other = new_id()
+    (bench.store / "guest1" / links[2].id).rename(bench.store / "guest1" / other)
+    before = bench.objects()
+    with pytest.raises(Refused, match=f"is not damaged: .* of guest1/{links[2].id}; move it back to its own place"):
+        delete_damaged(bench.host(), other, Watch())
+    assert bench.objects() == before
+
+
+def test_what_others_stand_on_goes_after_them(bench: Bench, links: list[Backup]) -> None:
+    damage(bench, links[0])
+    before = bench.objects()
+    with pytest.raises(Refused, match=f"1 backups stand on {links[0].id}, {links[1].id} among them; put its whole"):
+        delete_damaged(bench.host(), links[0].id, Watch())
+    assert bench.objects() == before
+    assert ids(delete(bench.host(), links[1].id, Watch(), cascade=True)) == [links[2].id, links[1].id]
+    delete_damaged(bench.host(), links[0].id, Watch())
+    assert bench.objects() == {}
+
+
+def test_a_damaged_link_between_others(bench: Bench, links: list[Backup]) -> None:
+    damage(bench, links[1])
+    with pytest.raises(Refused, match=f"{links[1].id} cannot be read and may stand on {links[0].id}"):
+        delete(bench.host(), links[0].id, Watch())
+    delete(bench.host(), links[2].id, Watch())
+    delete_damaged(bench.host(), links[1].id, Watch())
+    delete(bench.host(), links[0].id, Watch())
+    assert bench.objects() == {}
+
+
+def test_a_damaged_backup_without_its_option_is_told_of_it(bench: Bench, links: list[Backup]) -> None:
+    damage(bench, links[2])
+    with pytest.raises(Corrupt, match=f"not JSON.*; if it is lost, `guestagent backup delete {links[2].id} --damaged`"):
+        delete(bench.host(), links[2].id, Watch())
+
+
+def test_a_damaged_backup_goes_manifest_first_even_if_no_listing_shows_it(bench: Bench, links: list[Backup]) -> None:
+    damage(bench, links[2])
+    bench.wrap = ListsNothing
+    assert (ruined(bench.host(), links[2].id).properties())["updated"] is None
+    order: list[str] = []
+    bench.wrap = lambda inner: Acts(inner, lambda verb, key: order.append(key) if verb == "delete" else None)
+    delete_damaged(bench.host(), links[2].id, Watch())
+    assert order[0].endswith(f"{links[2].id}/manifest.json")
+
+
+def test_a_damaged_backup_that_cannot_be_deleted_at_once_is_swept(bench: Bench, links: list[Backup]) -> None:
+    damage(bench, links[2])
+    bench.wrap = lambda inner: Refuses(inner, "delete", suffix="00000001")
+    with pytest.raises(StorageError, match="503 slow down"):
+        delete_damaged(bench.host(), links[2].id, Watch())
+    assert [name for name in bench.objects() if links[2].id in name]
+    bench.wrap = lambda inner: inner
+    assert sweep_own(bench.host()) == [links[2].id]
+    assert {name.split("/")[1] for name in bench.objects()} == {*ids(links[:2])}
+
+
+def test_a_cancelled_delete_of_a_damaged_backup_leaves_it(bench: Bench, links: list[Backup]) -> None:
+    damage(bench, links[2])
+    before = bench.objects()
+    with pytest.raises(Cancelled):
+        delete_damaged(bench.host(), links[2].id, CancelAt("delete").watch())
+    assert bench.objects() == before

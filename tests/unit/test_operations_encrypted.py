@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from guestagent.errors import ConfigError, Corrupt, GuestagentError, Refused
+from guestagent.errors import ConfigError, Corrupt, Foreign, GuestagentError, Refused
 from guestagent.keys import KeyRing, KeySettings
 from guestagent.keys.file import generate
 from guestagent.manifest import Backup, Manifest
+from guestagent.operations.delete import delete_damaged
 from guestagent.operations.sweep import sweep_own
 from guestagent.operations.verify import verify
 from guestagent.progress import Watch
@@ -136,6 +137,23 @@ def test_a_key_object_that_is_none(secret: Bench, text: str) -> None:
     secret.object(backup, "key.json").write_text(text)
     with pytest.raises(Corrupt, match=r"key\.json: "):
         secret.restore(backup, replace=True, start=False)
+
+
+def test_a_key_object_of_a_newer_form_is_not_damaged(secret: Bench) -> None:
+    backup = secret.backup()
+    secret.object(backup, "key.json").write_text('{"format": 2}')
+    with pytest.raises(Foreign, match="not a wrapped key of a known format; use a newer guestagent"):
+        secret.host().catalog.get(backup.id)
+    with pytest.raises(Refused, match=r"is not damaged: .*key\.json: .*; use a newer guestagent"):
+        delete_damaged(secret.host(), backup.id, Watch())
+
+
+def test_a_backup_whose_key_is_gone_is_damaged(secret: Bench) -> None:
+    backup = secret.backup()
+    secret.object(backup, "key.json").unlink()
+    note = delete_damaged(secret.host(), backup.id, Watch()).properties()["note"]
+    assert note.endswith(f"{backup.id}/key.json is missing")
+    assert secret.objects() == {}
 
 
 def test_a_key_object_that_is_gone(secret: Bench) -> None:

@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
-from guestagent.catalog import Catalog
 from guestagent.errors import Cancelled, ConfigError, Corrupt, StorageError
-from guestagent.keys import KeySettings, open_keys
 from guestagent.keys.file import generate
-from guestagent.manifest import Backup
-from guestagent.model import InstanceId
 from guestagent.operations.backup import backup
-from guestagent.operations.host import Host
 from guestagent.operations.plan import RestoreRequest
 from guestagent.operations.restore import restore
 from guestagent.operations.rotate import KeyInUse, Rewrapped, keys_in_use, outdated, rotate
 from guestagent.progress import Watch
-from guestagent.storage import open_storage
-from tests.fakes.backups import manifest
 from tests.fakes.bench import Bench, CancelAt, Told, data_in
 from tests.fakes.stores import Acts, Garbles, ListsNothing, Refuses
-
-On = Callable[..., Host]
+from tests.unit.rotate_scene import On, host_with, taken
 
 
 @pytest.fixture
@@ -37,25 +29,7 @@ def ids(bench: Bench) -> dict[str, str]:
 @pytest.fixture
 def on(bench: Bench, ids: dict[str, str]) -> On:
     """The host with these keys, the first of them for new backups."""
-
-    def on(*names: str, current: bool = True) -> Host:
-        paths = [bench.top / name for name in names]
-        keys = open_keys(KeySettings(paths.pop(0) if paths and current else None, tuple(paths)))
-        catalog = Catalog(
-            f"file://{bench.store}",
-            instance=bench.instance,
-            open_storage=lambda root: bench.wrap(open_storage(root)),
-            keys=keys,
-        )
-        return replace(bench.host(), catalog=catalog, keys=keys)
-
-    return on
-
-
-def taken(host: Host, number: int, *, parent: Backup | None = None, instance: str = "guest1") -> Backup:
-    """A backup as the host's keys make it; of its data only the key counts here."""
-    made = manifest(number, parent=parent, instance_id=InstanceId(instance))
-    return host.catalog.publish(made, data_key=host.catalog.new_data_key(made.instance_id, made.id))
+    return partial(host_with, bench)
 
 
 def apart(objects: dict[str, bytes]) -> dict[str, bytes]:
@@ -198,9 +172,8 @@ def test_a_backup_that_cannot_be_read_keeps_its_key_and_no_others(bench: Bench, 
     assert str(found[1].error).startswith(
         f"backup {lost.id} stays under key {ids['one']}: {lost.location}/manifest.json: manifest is not JSON"
     )
-    assert f"keep every key, and try again, or put whole objects back; if it is lost, remove {lost.location}" in (
-        found[1].error.hint
-    )
+    hint = f"put whole objects back; if it is lost, `guestagent backup delete {lost.id} --damaged`"
+    assert found[1].error.hint == f"keep every key, and try again, or {hint}"
     assert keys_in_use(host) == [KeyInUse(ids["two"], 2, "current"), KeyInUse(ids["one"], 1, "old")]
 
 

@@ -1,6 +1,8 @@
-"""Draws a race's ratios as an SVG of a few kilobytes, for the documentation.
+"""Draws the ratios of races as an SVG of a few kilobytes, for the documentation.
 
-python -m benchmarks.plot race.json docs/_static/race.svg
+python -m benchmarks.plot race.json more.json docs/_static/race.svg
+
+Runs that did not alternate are not compared: the ratios of each file are those of its own rounds.
 """
 
 from __future__ import annotations
@@ -12,31 +14,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import escape
 
+from benchmarks.plot_svg import FIRST, SECOND, WIDTH, box, measured, page, text
 from benchmarks.race_figures import OURS, Ratio, ratios, runs_of, summaries
 
-WIDTH, LEFT, RIGHT, TOP = 760, 190, 60, 56
+LEFT, RIGHT, TOP = 190, 60, 56
 BAR, GAP = 13, 12
 """Height of a bar, and what is left between two pairs of them."""
 DIGIT = 7.2
 """At most as wide as a digit is, in any font of that size."""
-LIGHT: Mapping[str, str] = {
-    "paper": "#ffffff",
-    "ink": "#222222",
-    "grid": "#dddddd",
-    "equal": "#444444",
-    "wall": "#2f6f9f",
-    "cpu": "#d08a2e",
-}
-"""What each class of shapes is filled and drawn with."""
-DARK: Mapping[str, str] = LIGHT | {
-    "paper": "#16191d",
-    "ink": "#dfe3e8",
-    "grid": "#3a4048",
-    "equal": "#b4bac2",
-    "wall": "#4f9bd0",
-}
+COLOURS = {"wall": FIRST, "cpu": SECOND, "equal": ("#444444", "#b4bac2")}
 NAMES: Mapping[str, str] = {"wall": "wall time", "cpu": "CPU seconds"}
 TITLES: Mapping[str, str] = {
     "full": "full backup",
@@ -67,42 +54,23 @@ def drawing(found: Sequence[Ratio], caption: str) -> str:
     scale = Scale(min(2.0, math.ceil(most / STEP) * STEP))
     height = TOP + len(shown) * (2 * BAR + GAP) + 40
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
-        'font-family="sans-serif" font-size="12" role="img">',
-        f"<title>{escape(caption)}</title>",
-        f"<style>{_style(LIGHT)}@media (prefers-color-scheme: dark) {{{_style(DARK)}}}</style>",
-        f'<rect width="{WIDTH}" height="{height}" class="paper"/>',
-        *_legend(caption),
+        *_legend(),
         *_grid(scale, height - 34),
         *(line for number, one in enumerate(shown) for line in _bars(one, TOP + number * (2 * BAR + GAP), scale)),
         _line(scale.at(1), height - 34, "equal"),
         *(line for number, one in enumerate(shown) for line in _words(one, TOP + number * (2 * BAR + GAP), scale)),
-        "</svg>",
     ]
-    return "\n".join(lines) + "\n"
-
-
-def _style(colours: Mapping[str, str]) -> str:
-    return "".join(f".{name}{{fill:{colour}}}" for name, colour in colours.items())
-
-
-def _text(x: float, y: float, words: str, *, anchor: str = "start") -> str:
-    return f'<text x="{x:.0f}" y="{y:.0f}" text-anchor="{anchor}" class="ink">{escape(words)}</text>'
-
-
-def _box(x: float, y: float, width: float, kind: str) -> str:
-    return f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{BAR - 1}" class="{kind}"/>'
+    return page(height, caption, COLOURS, lines)
 
 
 def _line(x: float, bottom: float, kind: str) -> str:
-    return f'<rect x="{x - 0.5:.1f}" y="{TOP - 6}" width="1" height="{bottom - TOP + 6:.1f}" class="{kind}"/>'
+    return box(x - 0.5, TOP - 6, 1, bottom - TOP + 6, kind)
 
 
-def _legend(caption: str) -> Iterator[str]:
-    yield _text(10, 18, caption)
+def _legend() -> Iterator[str]:
     for number, name in enumerate(NAMES):
-        yield _box(LEFT + number * 120, 28, 12, name)
-        yield _text(LEFT + number * 120 + 18, 38, NAMES[name])
+        yield box(LEFT + number * 120, 28, 12, BAR - 1, name)
+        yield text(LEFT + number * 120 + 18, 38, NAMES[name])
 
 
 def _grid(scale: Scale, bottom: float) -> Iterator[str]:
@@ -110,40 +78,49 @@ def _grid(scale: Scale, bottom: float) -> Iterator[str]:
         value = number * STEP
         x = scale.at(value)
         yield _line(x, bottom, "grid")
-        yield _text(x, bottom + 16, f"{value:g}", anchor="middle")
+        yield text(x, bottom + 16, f"{value:g}", anchor="middle")
 
 
 def _bars(one: Ratio, y: float, scale: Scale) -> Iterator[str]:
     for number, name in enumerate(NAMES):
-        yield _box(LEFT, y + number * BAR, scale.at(float(getattr(one, name))) - LEFT, name)
+        yield box(LEFT, y + number * BAR, scale.at(float(getattr(one, name))) - LEFT, BAR - 1, name)
 
 
 def _words(one: Ratio, y: float, scale: Scale) -> Iterator[str]:
     """What stands beside two bars; a number on paper of its own, since lines go through there."""
     title = f"{TITLES.get(one.story, one.story)} / {one.against}"
-    yield _text(LEFT - 8, y + BAR + 4, title, anchor="end")
+    yield text(LEFT - 8, y + BAR + 4, title, anchor="end")
     for number, name in enumerate(NAMES):
         value = float(getattr(one, name))
         told, x, top = f"{value:.2f}", scale.at(value) + 2, y + number * BAR
-        yield _box(x, top, len(told) * DIGIT + 6, "paper")
-        yield _text(x + 3, top + BAR - 3, told)
+        yield box(x, top, len(told) * DIGIT + 6, BAR - 1, "paper")
+        yield text(x + 3, top + BAR - 3, told)
 
 
-def caption(content: Mapping[str, Any]) -> str:
-    """What the picture shows, and where it was measured."""
-    machine = content["machine"]
-    size = machine["data"]["wanted"]["gigabytes"]
-    return f"guestagent / rival, medians; {size:g} GB, {machine['cores']} cores, {machine['date']}; under 1 is faster"
+def ratios_of(contents: Sequence[dict[str, Any]]) -> list[Ratio]:
+    """The ratios of each file's own rounds, those of one story beside each other."""
+    found = [one for content in contents for one in ratios(summaries(runs_of(content)))]
+    stories = list(dict.fromkeys(one.story for one in found))
+    return sorted(found, key=lambda one: stories.index(one.story))
+
+
+def caption(contents: Sequence[Mapping[str, Any]]) -> str:
+    """What the picture shows, and where it was measured: files of data of one size."""
+    machines = [content["machine"] for content in contents]
+    sizes = sorted({machine["data"]["wanted"]["gigabytes"] for machine in machines})
+    if len(sizes) > 1:
+        raise SystemExit(f"the files are of {', '.join(f'{size:g}' for size in sizes)} GB; draw each apart")
+    return f"guestagent / rival, medians; {sizes[0]:g} GB, {measured(machines)}; under 1 is faster"
 
 
 def main() -> None:
-    """Draw a file's figures into another file."""
+    """Draw some files' figures into another file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("json", type=Path, help="what benchmarks.race wrote")
+    parser.add_argument("json", type=Path, nargs="+", help="what benchmarks.race wrote")
     parser.add_argument("svg", type=Path, help="the picture to write")
     given = parser.parse_args()
-    content = json.loads(given.json.read_text(encoding="utf-8"))
-    given.svg.write_text(drawing(ratios(summaries(runs_of(content))), caption(content)), encoding="utf-8")
+    contents = [json.loads(path.read_text(encoding="utf-8")) for path in given.json]
+    given.svg.write_text(drawing(ratios_of(contents), caption(contents)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import math
-import re
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
-from xml.etree import ElementTree
 
 import pytest
 
@@ -19,7 +17,6 @@ from benchmarks.dataset import DataSet
 from benchmarks.gentle import trial
 from benchmarks.gentle_clients import Done
 from benchmarks.measure import Cost, Failed, Peaks, Seen, cost_of
-from benchmarks.plot import drawing
 from benchmarks.race_contenders import Contender, Made, Scene
 from benchmarks.race_figures import Range, Run, drawn, ratios, runs_of, spread, summaries, summary_rows, values
 from benchmarks.race_place import alone, some_of
@@ -143,17 +140,6 @@ def test_a_table_is_restructured_text() -> None:
 def test_only_ours_has_an_agent() -> None:
     cells = {row[1]: row[5] for row in summary_rows(summaries([run(), run("aws")]))}
     assert cells == {"ours": "100", "aws": "-"}
-
-
-def test_a_drawing_is_xml_and_small() -> None:
-    text = drawing(ratios(summaries([run("ours", wall=4), run("aws", wall=1)])), "a & b")
-    assert len(text) < 40_000
-    words = [element.text for element in ElementTree.fromstring(text).iter() if element.text]
-    assert {"a & b", "full backup / aws", "4.00"} <= set(words)
-    light, dark = text.split("@media (prefers-color-scheme: dark)")
-    for kind in re.findall(r'class="(\w+)"', text):
-        assert f".{kind}{{fill:#" in light
-        assert f".{kind}{{fill:#" in dark
 
 
 def test_only_known_words_are_taken() -> None:

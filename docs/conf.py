@@ -10,7 +10,7 @@ project_copyright = f"%Y, {author}"
 release = version = guestagent.__version__
 
 extensions = ["oslo_config.sphinxext"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "_generated"]
 nitpicky = True
 
 html_theme = "furo"

@@ -6,8 +6,8 @@ from tests.torture.matrix_cases import Case
 from tests.torture.matrix_real import run
 
 CASES = (
-    "incremental s3 sealed put-segment@1*2:reset-in put-manifest@1*1:lost-ack",
-    "replace s3 sealed get@5*0:reset-answer",
+    "incremental s3 sealed cli put-segment@1*2:reset-in put-manifest@1*1:lost-ack",
+    "replace s3 sealed cli get@5*0:reset-answer",
 )
 
 

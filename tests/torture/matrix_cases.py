@@ -1,8 +1,8 @@
-"""The cells of the matrix, story x store x encryption x request x fault, and the cases that a seed makes of them.
+"""The cells of the matrix, story x face x store x encryption x request x fault, and a seed's cases of them.
 
 A case is one line, which plays it again:
 
-    incremental s3 sealed put-manifest@1*1:lost-ack
+    incremental s3 sealed rpc put-manifest@1*1:lost-ack
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import random
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from itertools import product
 
-from tests.servers.faults.script import DISK, S3, Fault, Kind, Script, What, cells
+from tests.servers.faults.script import DISK, FOREVER, S3, Fault, Kind, Script, What, cells
+from tests.torture.matrix_requests import REQUESTS
 
 
 class Story(Enum):
@@ -32,21 +34,23 @@ class Story(Enum):
     """From one key to another, of encrypted backups alone."""
 
 
+class Face(Enum):
+    """By what it is asked for."""
+
+    CLI = "cli"
+    RPC = "rpc"
+    """The agent, in Trove's words where Trove has them."""
+
+
+BACKUPS = (Story.FULL, Story.INCREMENTAL)
 STORES: Mapping[str, Mapping[What, frozenset[Kind]]] = {"s3": S3, "file": DISK}
-_LOOKS = (Kind.GET, Kind.HEAD, Kind.LIST, Kind.ANY)
-_KINDS: Mapping[Story, tuple[Kind, ...]] = {
-    Story.FULL: tuple(Kind),
-    Story.INCREMENTAL: tuple(Kind),
-    Story.RESTORE: _LOOKS,
-    Story.REPLACE: _LOOKS,
-    Story.VERIFY: (Kind.GET, Kind.ANY),
-    Story.DELETE: (*_LOOKS, Kind.DELETE),
-    Story.REFUSED: _LOOKS,
-    Story.ROTATE: (*_LOOKS, Kind.PUT_KEY),
-}
-"""The requests that a story makes."""
 _AND_ANOTHER = 0.25
 """How often a second fault comes along."""
+_FAILED = {
+    "s3": (What.ERROR, What.FULL, What.EXPIRED),
+    "file": (What.FULL, What.IO_ERROR, What.READ_ONLY),
+}
+"""What makes a backup fail for good, and then clear away what it has stored."""
 
 
 @dataclass(frozen=True)
@@ -56,41 +60,57 @@ class Case:
     story: Story
     store: str
     sealed: bool
+    face: Face
     script: Script
 
     def __str__(self) -> str:
-        return f"{self.story.value} {self.store} {'sealed' if self.sealed else 'plain'} {self.script}"
+        sealed = "sealed" if self.sealed else "plain"
+        return f"{self.story.value} {self.store} {sealed} {self.face.value} {self.script}"
 
     @classmethod
     def parse(cls, line: str) -> Case:
         """What ``str`` made."""
-        story, store, sealed, script = line.split(maxsplit=3)
-        return cls(Story(story), store, sealed == "sealed", Script.parse(script))
+        story, store, sealed, face, script = line.split(maxsplit=4)
+        return cls(Story(story), store, sealed == "sealed", Face(face), Script.parse(script))
 
 
-Cell = tuple[Story, str, bool, Kind, What]
+Cell = tuple[Story, str, bool, Face, Kind, What]
+
+
+def requests(story: Story, store: str, sealed: bool, face: Face) -> dict[Kind, int]:
+    """How many requests of each kind a story makes where nothing goes wrong; none, if it cannot be told so."""
+    made = REQUESTS.get((story.value, store, "sealed" if sealed else "plain", face.value), {})
+    found = {Kind(name): number for name, number in made.items()}
+    return found | {Kind.ANY: sum(found.values())} if found else {}
 
 
 def matrix(but: Collection[What] = ()) -> list[Cell]:
     """All cells, always in the same order; without some ways to go wrong."""
     return [
-        (story, store, sealed, kind, what)
-        for story, kinds in _KINDS.items()
-        for store, suits in STORES.items()
-        for sealed in (False, True)
-        for kind, what in cells(suits, kinds, but)
-        if sealed or (kind is not Kind.PUT_KEY and story is not Story.ROTATE)
+        (story, store, sealed, face, kind, what)
+        for story, store, sealed, face in product(Story, STORES, (False, True), Face)
+        for kind, what in cells(STORES[store], _kinds(story, store, sealed, face), but)
     ]
+
+
+def _kinds(story: Story, store: str, sealed: bool, face: Face) -> list[Kind]:
+    """The requests that a story makes; a backup deletes what it has stored when it has failed."""
+    made = requests(story, store, sealed, face)
+    return [kind for kind in Kind if kind in made or (kind is Kind.DELETE and story in BACKUPS)]
 
 
 def make_case(seed: int | str, number: int, *, but: Collection[What] = ()) -> Case:
     """Case ``number`` (from 0) of a seed; they meet every cell once before any twice, in an order of the seed's own."""
     every = matrix(but)
     random.Random(f"matrix/{seed}").shuffle(every)
-    story, store, sealed, kind, what = every[number % len(every)]
+    story, store, sealed, face, kind, what = every[number % len(every)]
     dice = random.Random(f"matrix/{seed}/{number}")
-    faults = [Fault.drawn(dice, kind, what)]
-    if dice.random() < _AND_ANOTHER:
-        kinds = [one for one in _KINDS[story] if sealed or one is not Kind.PUT_KEY]
-        faults += Script.of(f"{seed}/{number}", suits=STORES[store], kinds=kinds, but=but).faults[:1]
-    return Case(story, store, sealed, Script(tuple(faults)))
+    made = requests(story, store, sealed, face)
+    faults = [Fault.drawn(dice, kind, what, made=made.get(kind, 0))]
+    if kind not in made:
+        put = dice.choice((Kind.PUT_SEGMENT, Kind.PUT_MANIFEST))
+        faults.append(Fault(put, dice.randint(min(2, made[put]), made[put]), FOREVER, dice.choice(_FAILED[store])))
+    elif dice.random() < _AND_ANOTHER:
+        kind, what = dice.choice(cells(STORES[store], made, but))
+        faults.append(Fault.drawn(dice, kind, what, made=made[kind]))
+    return Case(story, store, sealed, face, Script(tuple(faults)))

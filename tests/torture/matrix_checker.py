@@ -26,6 +26,8 @@ Objects = Mapping[str, bytes]
 TOOL_PATIENCE = 120.0
 _ENDED = {"completed", "failed", "cancelled"}
 _NONCE = 12
+_NOTE = 900
+"""Characters of an error that a row's note must have."""
 
 
 class Wrong(Exception):
@@ -80,12 +82,12 @@ def check_whole(objects: Objects, place: str, key: bytes | None) -> dict[str, An
         total = sum(segment[f"{what}_size"] for segment in manifest["segments"])
         _check(manifest["sizes"][what] == total, f"the {what} size of {place} is not the sum")
     wanted = {f"{place}/data/{index:08d}" for index in range(len(manifest["segments"]))} | {f"{place}/manifest.json"}
-    wanted |= {f"{place}/key.json"} if manifest["encryption"] else set()
+    wanted |= {f"{place}/key.json", f"{place}/key.next.json"} if manifest["encryption"] else set()
     more = sorted(name for name in objects if name.startswith(f"{place}/") and name not in wanted)
     _check(not more, f"{place} has objects that its manifest does not know: {more}")
     _check((manifest["encryption"] is not None) == (key is not None), f"{place} is encrypted, or not, against our will")
     if key is not None:
-        _check_mac(manifest, _data_key(objects, place, key))
+        _data_key(objects, place, key)
     return manifest
 
 
@@ -109,18 +111,30 @@ def _derived(key: bytes, info: bytes) -> bytes:
 
 
 def _data_key(objects: Objects, place: str, key: bytes) -> bytes:
-    _check(f"{place}/key.json" in objects, f"{place}/key.json is missing")
+    """What key.json wraps, or else its spare: whichever opens, and to a data key that made the manifest's MAC."""
+    try:
+        return _opened(objects, place, "key.json", key)
+    except Wrong:
+        if f"{place}/key.next.json" not in objects:
+            raise
+    return _opened(objects, place, "key.next.json", key)
+
+
+def _opened(objects: Objects, place: str, name: str, key: bytes) -> bytes:
+    _check(f"{place}/{name}" in objects, f"{place}/{name} is missing")
     instance, _, backup = place.partition("/")
     try:
-        wrapped = base64.b64decode(json.loads(objects[f"{place}/key.json"])["wrapped"])
+        wrapped = base64.b64decode(json.loads(objects[f"{place}/{name}"])["wrapped"])
     except ValueError as error:
-        raise Wrong(f"{place}/key.json cannot be read: {error}") from error
+        raise Wrong(f"{place}/{name} cannot be read: {error}") from error
     bound = {"backup_id": backup, "instance_id": instance, "purpose": "guestagent data key 1"}
     try:
         cipher = AESGCM(_derived(key, b"guestagent wrap 1"))
-        return cipher.decrypt(wrapped[:_NONCE], wrapped[_NONCE:], _canonical(bound))
+        data_key = cipher.decrypt(wrapped[:_NONCE], wrapped[_NONCE:], _canonical(bound))
     except InvalidTag as error:
-        raise Wrong(f"{place}/key.json does not open") from error
+        raise Wrong(f"{place}/{name} does not open") from error
+    _check_mac(json.loads(objects[f"{place}/manifest.json"]), data_key)
+    return data_key
 
 
 def opened_by(objects: Objects, place: str, *keys: bytes) -> int | None:
@@ -189,6 +203,43 @@ def _run(argv: Sequence[str], stdin: bytes = b"") -> str:
 
 
 # -- a host
+
+
+def jobs(state_dir: Path) -> list[str]:
+    """The ids of all jobs that have a record."""
+    return [path.stem for path in (state_dir / "jobs").glob("*.json")]
+
+
+def ended(state_dir: Path, wanted: str) -> bool:
+    """Whether a job has a record, and has come to its end."""
+    path = state_dir / "jobs" / f"{wanted}.json"
+    return path.exists() and json.loads(path.read_bytes())["state"] in _ENDED
+
+
+def letters(state_dir: Path) -> list[str]:
+    """What the outbox holds that nobody has taken; what was put aside in it counts too."""
+    return sorted(path.read_text() for path in (state_dir / "outbox").glob("*") if path.is_file())
+
+
+def check_row(row: Mapping[str, Any], found: Mapping[str, Any], objects: Objects, place: str, location: str) -> None:
+    """What the control plane believes of a backup must be how its job ended, and what the store holds; raises Wrong."""
+    completed = found["state"] == "completed"
+    state = row.get("state")
+    _check(state == ("COMPLETED" if completed else "FAILED"), f"the row says {state}, the job {found['state']}")
+    _check(row.get("success") is completed, f"the row says that success is {row.get('success')}")
+    kind = "incremental" if found["request"]["parent"] else "full"
+    _check(row.get("backup_type") == kind, f"the row says that a backup is {row.get('backup_type')} which is {kind}")
+    size = row.get("size")
+    _check(isinstance(size, int | float) and size >= 0, f"the row has a size of {size}")
+    if completed:
+        stored = json.loads(objects[f"{place}/manifest.json"])["sizes"]["stored"]
+        known = _sha256(objects[f"{place}/manifest.json"]), location, round(stored / 2**30, 4)
+        told = row.get("checksum"), row.get("location"), size
+        _check(told == known, f"the row says {told}, and what is stored is {known}")
+    else:
+        _check(not {"checksum", "location"} & set(row), "the row of a failed backup says where it is")
+        why = str(row.get("note"))
+        _check(why.startswith(found["failure"]["what"][:_NOTE]), f"the row does not say why, but: {why}")
 
 
 def job(state_dir: Path, wanted: str) -> dict[str, Any]:

@@ -13,38 +13,29 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from botocore import loaders
+from botocore import loaders, session
 from botocore.retries.standard import ExponentialBackoff
 
 from guestagent.catalog import Catalog
-from guestagent.errors import GuestagentError
-from guestagent.jobs import record
-from guestagent.jobs.ledger import Ledger
-from guestagent.jobs.lock import only_job
-from guestagent.jobs.perform import perform
-from guestagent.jobs.settle import settle_locked
-from guestagent.jobs.story import tell
 from guestagent.keys import KeyRing, KeySettings, open_keys
 from guestagent.model import InstanceId
-from guestagent.operations.rotate import rotate
+from guestagent.operations.host import Host
 from guestagent.operations.sweep import sweep_own
-from guestagent.progress import Cancel, Watch
 from guestagent.storage import s3
-from tests.fakes.bench import BEFORE, INSTANCE, Bench, Tree, data_in, read_tree, settled, write_tree
+from tests.fakes.bench import BEFORE, Bench, Tree, data_in, read_tree, settled, write_tree
 from tests.servers.faults.script import Kind, Script, What
 from tests.torture import matrix_checker as checker
-from tests.torture.matrix_cases import Case, Story
+from tests.torture.matrix_agent import Agent
+from tests.torture.matrix_cases import BACKUPS, Case, Face, Story
+from tests.torture.matrix_faces import LIMIT, Asked, Command, Known, Played
 from tests.torture.matrix_stores import Place
 from tests.torture.matrix_verdict import CAUSES, Verdict
 
-BACKUPS = (Story.FULL, Story.INCREMENTAL)
 SEGMENT = 6_000
 """Bytes of a segment before compression: some eight of them."""
 KEPT = "#sql-guestagent"
@@ -61,29 +52,6 @@ class StoreBench(Bench):
         return Catalog(self.place.url, instance=instance or self.instance, open_storage=self.place.open, keys=self.keys)
 
 
-@dataclass
-class Known:
-    """A backup of the scene, and what it holds."""
-
-    id: str
-    tree: Tree
-
-    @property
-    def place(self) -> str:
-        """Where its objects lie."""
-        return f"{INSTANCE}/{self.id}"
-
-
-@dataclass
-class Played:
-    """How a story ended, as far as it told."""
-
-    id: str
-    result: dict[str, Any] | None = None
-    error: GuestagentError | None = None
-    wrong: list[str] = field(default_factory=list)
-
-
 class Scene:
     """A host, and a store of its own."""
 
@@ -97,7 +65,9 @@ class Scene:
         if sealed:
             self.key, self.next_key = _key(top / "key"), _key(top / "next-key")
             self.bench.keys = self.keys()
-        self.ledger = Ledger(self.bench.state)
+        self.command = Command(self.bench.state, self._host)
+        self._agent: Agent | None = None
+        self._stack = ExitStack()
         self.chain: list[Known] = []
         for number in range(2):
             self.chain.append(self._taken(f"write {number}"))
@@ -105,7 +75,8 @@ class Scene:
         self.host_files = self._host_files()
 
     def close(self) -> None:
-        self.bench.close()
+        with closing(self.bench):
+            self._stack.close()
 
     def keys(self, *, changed: bool = False) -> KeyRing:
         """The keys that are configured, once before their change and once after it."""
@@ -119,12 +90,15 @@ class Scene:
         began = time.monotonic()
         verdict = Verdict(str(case))
         victim = self._prepared(case)
+        if case.face is Face.RPC:
+            self.agent.clear()
         before = self.place.objects()
         lately = [name for name in before if name not in self.golden]
         with self.place.going_wrong(case.script, lately=lately) as play:
             played = self._told(case, victim)
             settled()
         verdict.struck = [str(hit) for hit in play.hits]
+        verdict.requests = {kind.value: made for kind, made in play.seen.items()}
         verdict.ended = played.error.code if played.error else "not explained" if played.wrong else "completed"
         verdict.told = str(played.error or "")
         verdict.wrong += played.wrong + self._judged(case, played, victim, before)
@@ -142,14 +116,14 @@ class Scene:
     def _taken(self, words: str) -> Known:
         """A backup taken on a good day, on the newest of the chain."""
         tree = self.bench.write(words)
-        return Known(self.bench.backup(self.chain[-1].id if self.chain else None, segment_size=SEGMENT).id, tree)
+        return Known.of(self.bench.backup(self.chain[-1].id if self.chain else None, segment_size=SEGMENT), tree)
 
     def _prepared(self, case: Case) -> Known:
         """What the story is about: the backup that is to be restored, or deleted, or what one is to hold."""
         if case.story in BACKUPS:
             return Known(str(uuid.uuid4()), self.bench.write("a case"))
         if case.story is Story.DELETE:
-            return Known(self.bench.backup(segment_size=SEGMENT).id, {})
+            return Known.of(self.bench.backup(segment_size=SEGMENT), {})
         if case.story is Story.REPLACE:
             write_tree(self.target, BEFORE)
         return self.chain[0] if case.story is Story.REFUSED else self.chain[-1]
@@ -160,56 +134,37 @@ class Scene:
         return self.top / "target"
 
     def _told(self, case: Case, victim: Known) -> Played:
-        """Tell the story as a command would: under the lock, in the ledger."""
+        """Have the story told by the face of the case."""
         if case.story is Story.ROTATE:
             return self._rotated()
-        kind, request = self._request(case, victim)
-        played = Played(victim.id if case.story in BACKUPS else str(uuid.uuid4()))
-        job = record.Job(played.id, kind, request, created=datetime.now(tz=UTC), origin="cli", told=True)
-        host = self.bench.host(segment_size=SEGMENT)
-        try:
-            with host.catalog, only_job(host.state_dir, str(job)):
-                settle_locked(self.ledger, host)
-                begun = self.ledger.open(job)
-                ended = perform(self.ledger, begun, lambda watch: tell(host, begun, watch), cancel=Cancel(), limit=60)
-                played.result = dict(ended.result)
-        except GuestagentError as error:
-            played.error = error
-        except Exception as error:  # the judge wants to know of it, and the next case must be played all the same
-            played.wrong.append(f"an error that is not ours: {type(error).__name__}: {error}")
-        return played
+        parent = self.chain[-1] if case.story is Story.INCREMENTAL else None
+        job = victim.id if case.story in BACKUPS else str(uuid.uuid4())
+        asked = Asked(case.story, job, victim, self.target, parent)
+        return self.agent.tell(asked) if case.face is Face.RPC else self.command.tell(asked)
 
     def _rotated(self) -> Played:
-        """A change of keys, which is no job."""
-        played = Played("")
         before, self.bench.keys = self.bench.keys, self.keys(changed=True)
-        host = self.bench.host(keys=self.bench.keys)
         try:
-            with host.catalog:
-                found = rotate(host, Watch())
-            played.error = next((one.error for one in found if one.error), None)
-        except GuestagentError as error:
-            played.error = error
+            return self.command.rotate()
         finally:
             self.bench.keys = before
-        return played
+
+    @property
+    def agent(self) -> Agent:
+        """The agent of this host, at work from the first case on that asks it for something."""
+        if self._agent is None:
+            self._agent = Agent(self.top, self.bench.state, self._host, self.bench.server, self._stack)
+        return self._agent
+
+    def _host(self, **changes: Any) -> Host:
+        usual = {"segment_size": SEGMENT, "no_progress_limit": LIMIT, "keys": self.bench.keys or KeyRing()}
+        return self.bench.host(**(usual | changes))
 
     def _judged_rotation(self, played: Played, now: dict[str, bytes]) -> list[str]:
         keys = [checker.opened_by(now, one.place, self.key or b"", self.next_key) for one in self.chain]
         if None in keys:
             return ["a backup is lost: neither the old key nor the new one opens it"]
         return ["reported as done, and a backup needs the old key"] if played.error is None and 0 in keys else []
-
-    def _request(self, case: Case, victim: Known) -> tuple[record.Kind, dict[str, Any]]:
-        if case.story in BACKUPS:
-            parent = self.chain[-1].id if case.story is Story.INCREMENTAL else None
-            return record.Kind.BACKUP, {"name": "a case", "description": "", "parent": parent}
-        if case.story is Story.VERIFY:
-            return record.Kind.VERIFY, {"backup_id": victim.id}
-        if case.story in (Story.DELETE, Story.REFUSED):
-            return record.Kind.DELETE, {"backup_id": victim.id, "cascade": False}
-        wanted = {"source": victim.id, "datadir": str(self.target), "replace": case.story is Story.REPLACE}
-        return record.Kind.RESTORE, wanted | {"start": False}
 
     # -- judging
 
@@ -225,6 +180,9 @@ class Scene:
                 wrong.append(f"the record says {job['state']}")
             if case.story in BACKUPS:
                 wrong += self._judged_backup(case, played, victim, now)
+                if case.face is Face.RPC:
+                    location = f"{self.place.url}/{victim.place}"
+                    checker.check_row(self.agent.row(played.id), job, now, victim.place, location)
             elif case.story is Story.DELETE:
                 wrong += self._judged_delete(played, victim, now)
             elif case.story in (Story.RESTORE, Story.REPLACE):
@@ -243,7 +201,7 @@ class Scene:
         return wrong
 
     def _judged_backup(self, case: Case, played: Played, victim: Known, now: dict[str, bytes]) -> list[str]:
-        if played.error is not None or played.wrong:
+        if not played.completed:
             return []  # a manifest may be there that nobody knew to be stored; a sweep has to tell what it is worth
         chain = checker.chain_of(now, victim.place, self.key)
         links = [one.place for one in self.chain] if case.story is Story.INCREMENTAL else []
@@ -254,7 +212,7 @@ class Scene:
 
     def _judged_delete(self, played: Played, victim: Known, now: dict[str, bytes]) -> list[str]:
         left = [name for name in now if name.startswith(f"{victim.place}/")]
-        if played.error is None and not played.wrong:
+        if played.completed:
             return [f"reported as deleted, and {left} are there"] if left else []
         if f"{victim.place}/manifest.json" in left:
             checker.check_whole(now, victim.place, self.key)
@@ -263,7 +221,7 @@ class Scene:
     def _judged_restore(self, case: Case, played: Played, victim: Known) -> list[str]:
         found = checker.tree(self.target) if self.target.exists() else {}
         old = BEFORE if case.story is Story.REPLACE else {}
-        if played.error is not None or played.wrong:
+        if not played.completed:
             return [] if found == old else ["the old datadir is not what it was"]
         if data_in(self.target) != victim.tree:
             return ["a silent difference: what was restored is not what was backed up"]
@@ -332,7 +290,7 @@ def _unnamed(case: Case, played: Played, struck: list[What]) -> list[str]:
 
 def _hurry(patch: pytest.MonkeyPatch) -> None:
     """Shorten the pauses before retries, and have boto3 read its descriptions of services but once."""
-    patch.setattr(loaders, "create_loader", functools.cache(loaders.create_loader))
+    patch.setattr(session, "create_loader", functools.cache(loaders.create_loader))
     patch.setitem(vars(ExponentialBackoff)["_DEFAULT_BACKOFF_CONFIG"], "throttling_base_scale", 0.01)
     patch.setattr(s3, "_FIRST_PAUSE", 0.005)
 

@@ -1,20 +1,14 @@
-"""What came of a case, what errors must say, and the summary of many cases: JSON, and a table for the docs.
-
-As a program, ``python -m tests.torture.matrix_verdict SUMMARY...`` prints the table of those summaries.
-"""
+"""What came of a case, what errors must say, and what is counted of many cases: a record, and a table for the docs."""
 
 from __future__ import annotations
 
-import json
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
 
 from tests.servers.faults.script import What
+from tests.torture.soak import Record
 
 _NET = r"reset|closed|broke|timed? ?out|timeout|does not answer|IncompleteRead|[Cc]onnection"
 _LOST = r"is missing|should have \d+ bytes|not what the manifest"
@@ -62,39 +56,31 @@ class Verdict:
     wrong: list[str] = field(default_factory=list)
     unsure: bool = False
     """Whether it failed since nobody could know that it had not: the store took the manifest, and never said so."""
+    requests: dict[str, int] = field(default_factory=dict)
+    """How many of each kind were made of the store."""
     seconds: float = 0
 
     def __str__(self) -> str:
         return f"{self.case}: {self.ended} ({self.told}), struck {self.struck}, wrong: {self.wrong}"
 
 
-def summary(seed: int | str, verdicts: Iterable[Verdict], **about: Any) -> dict[str, Any]:
-    """Counts by story and fault, and whatever was wrong, as JSON takes it."""
-    found = list(verdicts)
-    counts: dict[str, Counter[str]] = {}
-    for verdict in found:
-        counts.setdefault(_row(verdict), Counter()).update(_column(verdict))
-    return {
-        "seed": seed,
-        **about,
-        "runs": len(found),
-        "faulted": sum(bool(verdict.struck) for verdict in found),
-        "unsure": sum(verdict.unsure for verdict in found),
-        "faults": sum(len(verdict.struck) for verdict in found),
-        "seconds": round(sum(verdict.seconds for verdict in found), 1),
-        "counts": {row: dict(count) for row, count in sorted(counts.items())},
-        "wrong": [asdict(verdict) for verdict in found if verdict.wrong],
-    }
+def count(record: Record, verdict: Verdict) -> None:
+    """Add a run to the record of many."""
+    record.runs += 1
+    record.faulted += bool(verdict.struck)
+    record.count(_row(verdict), *_columns(verdict))
+    if verdict.wrong:
+        record.wrong.append(str(verdict))
 
 
 def _row(verdict: Verdict) -> str:
-    """The story, the store, and the first fault: its request and its kind."""
-    story, store, _, script = verdict.case.split(maxsplit=3)
+    """The story, the face, the store, and the first fault: its request and its kind."""
+    story, store, _, face, script = verdict.case.split(maxsplit=4)
     first = script.split()[0]
-    return f"{story} {store} {first.partition('@')[0]} {first.partition(':')[2]}"
+    return f"{story} {face} {store} {first.partition('@')[0]} {first.partition(':')[2]}"
 
 
-def _column(verdict: Verdict) -> list[str]:
+def _columns(verdict: Verdict) -> list[str]:
     end = "completed" if verdict.ended == "completed" else "failed"
     return [
         "runs",
@@ -104,30 +90,35 @@ def _column(verdict: Verdict) -> list[str]:
     ]
 
 
-_COLUMNS = ("runs", "faulted", "completed", "failed", "wrong")
 _STORIES = ("full", "incremental", "restore", "replace", "verify", "delete", "refused-delete", "rotate")
+_FACES = {"cli": "by command", "rpc": "by RPC"}
+_Counts = Mapping[tuple[str, str, str, str], Counter[str]]
 
 
-def table(summaries: Iterable[Mapping[str, Any]]) -> str:
-    """A table for the docs: a line for each fault of each store, with counts for each story."""
-    cells: dict[tuple[str, str, str], Counter[str]] = {}
-    for one in summaries:
-        for row, count in one["counts"].items():
-            story, store, _, what = row.split()
-            cells.setdefault((store, what, story), Counter()).update(count)
-    rows = sorted({(store, what) for store, what, _ in cells})
+def table(records: Iterable[Record]) -> str:
+    """A table for the docs: a line for each fault of each store, a column for each story, and sums for each face."""
+    cells: dict[tuple[str, str, str, str], Counter[str]] = {}
+    for record in records:
+        for row, counted in record.counts.items():
+            story, face, store, _, what = row.split()
+            cells.setdefault((story, face, store, what), Counter()).update(counted)
     lines = [["store", "fault", *_STORIES, "wrong"]]
-    for store, what in rows:
-        found = [cells.get((store, what, story), Counter()) for story in _STORIES]
-        lines.append([store, f"``{what}``", *map(_cell, found), str(sum(one["wrong"] for one in found))])
-    total = [sum((cells[key] for key in cells if key[2] == story), Counter()) for story in _STORIES]
-    lines.append(["both", "all", *map(_cell, total), str(sum(one["wrong"] for one in total))])
+    for store, what in sorted({(store, what) for _, _, store, what in cells}):
+        lines.append([store, f"``{what}``", *_sums(cells, store=store, what=what)])
+    for face, words in _FACES.items():
+        lines.append(["both", words, *_sums(cells, face=face)])
+    lines.append(["both", "all", *_sums(cells)])
     return _rst(lines)
 
 
-def _cell(count: Counter[str]) -> str:
-    """Completed and failed runs, of those that were struck."""
-    return f"{count['completed']} + {count['failed']}" if count["faulted"] else "-"
+def _sums(cells: _Counts, *, face: str = "", store: str = "", what: str = "") -> list[str]:
+    """For each story completed and failed runs, of those that were struck; at the end those that were wrong."""
+    found: dict[str, Counter[str]] = {story: Counter() for story in _STORIES}
+    for (story, *others), counted in cells.items():
+        if all(wanted in ("", other) for wanted, other in zip((face, store, what), others, strict=True)):
+            found[story].update(counted)
+    ends = [f"{one['completed']:,} + {one['failed']:,}" if one["faulted"] else "-" for one in found.values()]
+    return [*ends, f"{sum(one['wrong'] for one in found.values()):,}"]
 
 
 def _rst(lines: list[list[str]]) -> str:
@@ -135,20 +126,3 @@ def _rst(lines: list[list[str]]) -> str:
     bar = "  ".join("=" * width for width in widths)
     texts = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     return "\n".join([bar, texts[0], bar, *texts[1:], bar, ""])
-
-
-def main(*paths: str) -> None:
-    """Print the table, and in a line what it is made of."""
-    found = [json.loads(Path(path).read_text()) for path in paths]
-    total = {name: sum(one[name] for one in found) for name in ("runs", "faulted", "faults", "unsure")}
-    wrong = sum(len(one["wrong"]) for one in found)
-    seeds = ", ".join(sorted({str(one["seed"]) for one in found}))
-    print(table(found))
-    print(
-        f"{total['runs']} runs, {total['faulted']} of them struck, by {total['faults']} faults; {wrong} wrong;"
-        f" {total['unsure']} failed although the store had taken the manifest; seeds {seeds}"
-    )
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

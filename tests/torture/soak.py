@@ -12,7 +12,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,16 @@ class Record:
         """Count one more in each of these columns of a row."""
         self.counts.setdefault(row, Counter()).update(columns)
 
+    def add(self, other: Record) -> None:
+        """Add what another process did for the same part."""
+        self.runs += other.runs
+        self.faulted += other.faulted
+        self.seconds = max(self.seconds, other.seconds)
+        for row, columns in other.counts.items():
+            self.counts.setdefault(row, Counter()).update(columns)
+        self.wrong += other.wrong
+        self.about |= other.about
+
     def __str__(self) -> str:
         faulted = f" ({self.faulted:,} faulted)" if self.faulted else ""
         return f"{self.part}: {self.runs:,} runs{faulted}, {len(self.wrong)} wrong, {self.seconds:.0f} s"
@@ -54,7 +64,8 @@ class Record:
     def write(self, directory: Path) -> Path:
         """Write it as ``<part>-<seed>.json``."""
         path = directory / f"{self.part}-{self.seed}.json"
-        path.write_text(json.dumps(asdict(self), indent=1, sort_keys=True) + "\n")
+        # Not asdict, which counts the pairs of a Counter.
+        path.write_text(json.dumps(vars(self), indent=1, sort_keys=True) + "\n")
         return path
 
     @classmethod
@@ -71,6 +82,7 @@ class Soak:
 
     part: str
     seed: int
+    seconds: float
     until: float
     """On the monotonic clock, which all processes of a host share."""
 
@@ -90,5 +102,5 @@ def seed() -> int:
 
 def soak(part: str) -> Soak:
     """The soak of a part, which begins now."""
-    whole = float(os.environ.get("GUESTAGENT_TEST_SECONDS") or AN_HOUR)
-    return Soak(part, seed(), time.monotonic() + whole * SHARES[part])
+    seconds = float(os.environ.get("GUESTAGENT_TEST_SECONDS") or AN_HOUR) * SHARES[part]
+    return Soak(part, seed(), seconds, until=time.monotonic() + seconds)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from tests.servers.agent import Agent, local_url, serving
 from tests.servers.guest import Guest
 from tests.servers.mariadb import MariaDB, workplace
 from tests.torture.plans import ON_THE_WAY_UP, SWAP, Ask, End, Plan, make_plan
+from tests.torture.soak import Record
 
 DATA = """
 CREATE DATABASE d; USE d;
@@ -66,7 +66,7 @@ class Victim:
     known: dict[str, Known] = field(default_factory=dict)
     continues: str | None = None
     ended: dict[str, bytes] = field(default_factory=dict)
-    tally: Counter[str] = field(default_factory=Counter)
+    record: Record = field(default_factory=lambda: Record("kills", 0))
 
     @property
     def guest(self) -> Guest:
@@ -75,9 +75,12 @@ class Victim:
     def round(self, number: int) -> None:
         """One round: ask, end the agent or not, start it again, and look at everything."""
         plan = make_plan(self.seed, number, backups=len(self.known), chain=len(self._chain(self.continues)))
+        self.record.runs += 1
+        self.record.faulted += plan.end is not End.NONE
         try:
             self._play(plan)
         except Exception as error:
+            self.record.wrong.append(f"seed {self.seed}, {plan}: {type(error).__name__} {error}".partition("\n")[0])
             error.add_note(f"seed {self.seed}, {plan}\n{self.agent.log[-4000:]}")
             raise
 
@@ -205,7 +208,7 @@ class Victim:
         assert after in legal, "the data are neither the old nor the new"
         present, excused = before, False
         for one, job in zip(asked, jobs, strict=True):
-            self.tally[f"{one.ask.value} {job.state.value}{_where(job)}"] += 1
+            self.record.count(f"{one.ask.value}, {plan.end.value}", "jobs", job.state.value.lower(), *_where(job))
             self._check_end(plan, job, excused=excused)
             if one.ask is Ask.RESTORE:
                 present = after
@@ -224,7 +227,7 @@ class Victim:
         down = excused and job.state is State.FAILED and job.failure.code in SERVER_DOWN
         assert died or stopped or down, f"{job}: {job.failure}"
         if down and not died:
-            self.tally["failed with the server down"] += 1
+            self.record.count(f"{Ask.RESTORE.value}, {plan.end.value}", "then the server was down")
 
     def _note(self, one: Asked, job: Job, present: Content) -> None:
         done = job.state is State.COMPLETED
@@ -275,10 +278,10 @@ class Victim:
             assert self.agent.log.count(f"{job.id}: {DIED}") + self.agent.log.count(f"{job.id}): {DIED}") <= 1
 
 
-def _where(job: Job) -> str:
+def _where(job: Job) -> list[str]:
     if job.failure is None:
-        return ""
-    return f" in {'swap' if ' swap in ' in job.failure.what else job.phase or 'no phase yet'}"
+        return []
+    return [f"in {'swap' if ' swap in ' in job.failure.what else job.phase or 'no phase yet'}"]
 
 
 def _typed(one: Asked) -> list[str]:

@@ -18,7 +18,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ _ERRORS = {
     What.READ_ONLY: errno.EROFS,
     What.LOST_ACK: errno.EIO,
 }
+_PUTS = {"manifest.json": Kind.PUT_MANIFEST, "key.json": Kind.PUT_KEY, "key.next.json": Kind.PUT_KEY}
 
 
 class _Disk:
@@ -44,10 +45,12 @@ class _Disk:
         self.play = Play(script)
         self._stall = stall
         self._sour = threading.local()
+        self._rotten: dict[str, tuple[bytes, bytes]] = {}
+        self._rot = threading.Lock()
 
     def sees(self, event: str, arguments: tuple[Any, ...]) -> None:
         """Look at a call, and raise what the script has for it."""
-        if event not in _CALLS or not isinstance(arguments[0], str | os.PathLike):
+        if event not in _CALLS or not isinstance(arguments[0], str | os.PathLike) or getattr(self._sour, "busy", False):
             return
         path = os.fspath(arguments[0])
         if isinstance(path, str) and f"{path}/".startswith(self.root):
@@ -61,6 +64,7 @@ class _Disk:
             if flags & os.O_CREAT and Path(path).parent.name == "data":
                 self._strike(Kind.PUT_SEGMENT, path)
         elif not flags & (os.O_WRONLY | os.O_RDWR):
+            self.heal(path)
             self._strike(Kind.GET, path)
 
     def _settles(self, path: str) -> None:
@@ -71,7 +75,7 @@ class _Disk:
 
     def _moves(self, path: str, arguments: tuple[Any, ...]) -> None:
         target = os.fspath(arguments[1])
-        kind = {"manifest.json": Kind.PUT_MANIFEST, "key.json": Kind.PUT_KEY}.get(Path(target).name)
+        kind = _PUTS.get(Path(target).name)
         if kind is not None:
             self._strike(kind, target)
         if getattr(self._sour, "cut", False):
@@ -90,6 +94,8 @@ class _Disk:
         what = fault.what if fault else None
         if what is What.STALL:
             time.sleep(self._stall)
+        elif what in _ROTS:
+            self._spoil(path, _ROTS[what])
         elif what is What.CUT:
             self._sour.cut = True
         elif what is What.LOST_ACK:
@@ -97,7 +103,55 @@ class _Disk:
         elif what is not None:
             raise OSError(_ERRORS[what], os.strerror(_ERRORS[what]), path)
 
+    @contextmanager
+    def _unseen(self) -> Iterator[None]:
+        """What this thread does itself is neither counted nor struck; one thread at a time."""
+        with self._rot:
+            self._sour.busy = True
+            try:
+                yield
+            finally:
+                self._sour.busy = False
 
+    def _spoil(self, path: str, rot: Callable[[bytes], bytes]) -> None:
+        """Have whoever reads the file next find something else."""
+        with self._unseen():
+            if os.path.isfile(path):
+                whole = Path(path).read_bytes()
+                self._rotten[path] = whole, rot(whole)
+                _exchange(Path(path), self._rotten[path][1])
+
+    def heal(self, path: str) -> None:
+        """Undo that, unless the file has become another one."""
+        if path not in self._rotten:
+            return
+        with self._unseen():
+            whole, rotten = self._rotten.pop(path, (b"", b""))
+            if os.path.isfile(path) and Path(path).read_bytes() == rotten:
+                _exchange(Path(path), whole)
+
+    def end(self) -> None:
+        """Undo it all."""
+        for path in list(self._rotten):
+            self.heal(path)
+
+
+def _exchange(path: Path, body: bytes) -> None:
+    """Give a file another content at once; whoever reads it already goes on with what he has."""
+    fresh = path.with_name(f"{TEMPORARY}{path.name}")
+    fresh.write_bytes(body)
+    fresh.replace(path)
+
+
+def _flipped(body: bytes) -> bytes:
+    middle = len(body) // 2
+    return body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :] if body else body
+
+
+_ROTS: Mapping[What | None, Callable[[bytes], bytes]] = {
+    What.LESS: lambda body: body[: len(body) // 2],
+    What.FLIP: _flipped,
+}
 _CALLS: Mapping[str, Any] = {
     "open": _Disk._opens,
     "os.rename": _Disk._moves,
@@ -126,6 +180,7 @@ def disk(root: Path, script: Script, *, stall: float = STALL) -> Iterator[Play]:
         yield made.play
     finally:
         _bad.remove(made)
+        made.end()
 
 
 def main(root: str, line: str, *words: str) -> int:

@@ -154,7 +154,7 @@ def kind_of(method: str, path: str) -> Kind | None:
 
 
 def _kind_of_put(key: str) -> Kind | None:
-    names = {"manifest.json": Kind.PUT_MANIFEST, "key.json": Kind.PUT_KEY}
+    names = {"manifest.json": Kind.PUT_MANIFEST, "key.json": Kind.PUT_KEY, "key.next.json": Kind.PUT_KEY}
     return names.get(key.rpartition("/")[2], Kind.PUT_SEGMENT if "/data/" in key else None)
 
 

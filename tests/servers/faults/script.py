@@ -122,12 +122,16 @@ DISK: Mapping[What, frozenset[Kind]] = {
     What.STALL: _EACH - {Kind.HEAD},
     What.LOST_ACK: _PUTS,
     What.CUT: _PUTS,
+    What.LESS: frozenset({Kind.GET}),
+    What.FLIP: frozenset({Kind.GET}),
 }
 """The same for a filesystem, where a read and a question for the size begin alike."""
 
 _FEW = {What.STALL: (1, 1, 2), What.STALL_ANSWER: (1, 1, 2), What.EXPIRED: (FOREVER,), What.SKEWED: (1, FOREVER)}
 _USUAL = (1, 1, 2, 5, FOREVER)
 """How often a fault comes: seldom enough for retries, and too often for them."""
+_STORM = (5, 12, 40, FOREVER)
+"""How often it comes where a store that is overloaded says so to everybody."""
 _RARE = (Kind.PUT_KEY, Kind.PUT_MANIFEST)
 """What a story does but once."""
 _LINE = re.compile(r"([a-z-]+)@(\d+)\*(\d+):([a-z0-9-]+)")
@@ -154,14 +158,25 @@ class Fault:
         return cls(Kind(found[1]), int(found[2]), int(found[3]), What(found[4]))
 
     @classmethod
-    def drawn(cls, dice: random.Random, kind: Kind, what: What) -> Self:
-        """One of that kind, at a request that a small story comes to."""
-        first = 1 if kind in _RARE else dice.choice((1, 1, 2, 3) if kind is not Kind.ANY else (1, 2, 4, 6, 9))
-        return cls(kind, first, dice.choice(_FEW.get(what, _USUAL)), what)
+    def drawn(cls, dice: random.Random, kind: Kind, what: What, *, made: int = 0) -> Self:
+        """One of that kind, at one of the ``made`` requests of a story; 0: at one that a small story comes to."""
+        storm = kind is Kind.ANY and what is What.SLOW_DOWN
+        times = dice.choice(_STORM if storm else _FEW.get(what, _USUAL))
+        return cls(kind, _early_or_late(dice, made) if made else _early(dice, kind), times, what)
 
     def strikes(self, number: int) -> bool:
         """Whether the request of that number goes wrong."""
         return number >= self.first and (self.times == FOREVER or number < self.first + self.times)
+
+
+def _early(dice: random.Random, kind: Kind) -> int:
+    """The number of a request that a small story comes to."""
+    return 1 if kind in _RARE else dice.choice((1, 1, 2, 3) if kind is not Kind.ANY else (1, 2, 4, 6, 9))
+
+
+def _early_or_late(dice: random.Random, made: int) -> int:
+    """One of so many requests: the first ones and the last one more often than those between."""
+    return dice.choice((1, min(2, made), dice.randint(1, made), dice.randint(1, made), made))
 
 
 @dataclass(frozen=True)

@@ -193,6 +193,11 @@ class Catalog:
         """Store one segment of a backup that is being made."""
         self._store(self._url).put(segment_key(instance, owner, index), stored, sha256=sha256)
 
+    @property
+    def sent_again(self) -> bool:
+        """Whether an earlier try of something that was put may still arrive, under the same key."""
+        return self._store(self._url).sent_again
+
     def check_stored(self, manifest: Manifest) -> None:
         """Raise Corrupt unless every segment of the manifest lies in the store, whole by size."""
         for flaw in flaws(self._store(self._url), manifest):

@@ -73,7 +73,13 @@ def backup(host: Host, request: BackupRequest, watch: Watch) -> Backup:
 
 
 def _cleared(host: Host, location: str) -> bool:
-    """Whether nothing of a failed attempt is left; it has tidied up as well as it could, and here that must be sure."""
+    """Whether nothing of a failed attempt is left or may come: it has tidied up as it could, and this must be sure.
+
+    The next dump's segments have the same keys, and a put of this one that comes late would replace one of them.
+    """
+    if host.catalog.sent_again:
+        LOG.warning("not dumping once more, as a put that was sent again may still arrive")
+        return False
     try:
         host.catalog.discard(location)
     except GuestagentError as error:

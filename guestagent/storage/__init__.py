@@ -42,6 +42,10 @@ class Storage(Protocol):
     def url(self) -> str:
         """The URL that this store was opened with, without a slash at the end."""
 
+    @property
+    def sent_again(self) -> bool:
+        """Whether any put was sent again: an earlier try of it may still arrive, and replace what is there then."""
+
     def put(self, key: str, body: bytes | bytearray, *, sha256: str = "") -> None:
         """Store ``body``; when it returns, the object is durable and whole.
 

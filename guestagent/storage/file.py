@@ -46,6 +46,11 @@ class FileStorage:
         """The URL that this store was opened with."""
         return self._url
 
+    @property
+    def sent_again(self) -> bool:
+        """Never: a write is over when it ends."""
+        return False
+
     def put(self, key: str, body: bytes | bytearray, *, sha256: str = "") -> None:
         """Write the object; an older one of the same key stays until the new one is whole."""
         target = self._path(key)

@@ -77,12 +77,18 @@ class S3Storage:
         self._checksums = settings.request_checksum_calculation == "when_supported"
         self._conditional_put = True
         self._batch_delete = True
+        self._sent_again = False
         self._client = connected(settings)
 
     @property
     def url(self) -> str:
         """The URL that this store was opened with."""
         return self._url
+
+    @property
+    def sent_again(self) -> bool:
+        """Whether botocore tried a put more than once; what the store has refused as damaged will not arrive."""
+        return self._sent_again
 
     def put(self, key: str, body: bytes | bytearray, *, sha256: str = "") -> None:
         """Put the object in one request, with ``sha256`` for the store to check."""
@@ -188,6 +194,7 @@ class S3Storage:
                 if _code(error) in DAMAGED:
                     raise _Broken(f"the bytes did not arrive as they were sent ({_code(error)})") from error
                 raise
+            self._sent_again |= bool(answer["ResponseMetadata"].get("RetryAttempts"))
             return answer.get("ChecksumSHA256", "")
 
         stored = self._again(f"write {key}", sent)

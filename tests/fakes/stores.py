@@ -23,6 +23,10 @@ class Through:
     def url(self) -> str:
         return self.inner.url
 
+    @property
+    def sent_again(self) -> bool:
+        return self.inner.sent_again
+
     def put(self, key: str, body: bytes | bytearray, *, sha256: str = "") -> None:
         self.inner.put(key, body, sha256=sha256)
 

@@ -9,7 +9,7 @@ from guestagent.operations.backup import DUMPS
 from guestagent.operations.verify import verify
 from guestagent.progress import Watch
 from tests.fakes.bench import Bench, Told
-from tests.fakes.stores import Refuses
+from tests.fakes.stores import Refuses, Through
 from tests.unit.test_operations_encrypted import ring
 
 BAD_LUCK = r"ended its copy of the redo log at the checkpoint itself"
@@ -71,6 +71,24 @@ def test_no_dump_is_made_on_top_of_what_cannot_be_removed(bench: Bench, caplog: 
         bench.backup()
     assert len(bench.runs("backup")) == 1
     assert "not dumping once more, as what was stored cannot be removed: not yours to delete" in caplog.text
+
+
+class SentAgain(Through):
+    """Has had an answer that got lost."""
+
+    sent_again = True
+
+
+def test_no_dump_is_made_where_a_put_of_the_last_one_may_still_arrive(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.tool(REDO="0")
+    bench.wrap = SentAgain
+    with pytest.raises(ToolError, match=BAD_LUCK):
+        bench.backup()
+    assert len(bench.runs("backup")) == 1
+    assert "a put that was sent again may still arrive" in caplog.text
+    assert bench.objects() == {}
 
 
 def test_another_failure_of_the_tool_is_no_bad_luck(bench: Bench) -> None:

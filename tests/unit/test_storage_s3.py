@@ -273,6 +273,16 @@ def test_bytes_damaged_on_the_way_are_sent_again(code: str) -> None:
         assert len(server.asked) == 3
 
 
+def test_a_put_that_was_sent_again_may_still_arrive() -> None:
+    with ScriptedS3(NOTHING, refusal(400, "BadDigest"), NOTHING, refusal(503, "SlowDown"), NOTHING, NOTHING) as server:
+        store = server.open()
+        told = []
+        for number in range(4):
+            store.put(f"key{number}", BODY)
+            told.append(store.sent_again)
+        assert (told, len(server.asked)) == ([False, False, True, True], 6)
+
+
 # ---- put_new ----
 
 

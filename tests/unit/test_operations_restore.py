@@ -25,6 +25,7 @@ from guestagent.errors import (
     ChainBroken,
     Corrupt,
     DatabaseError,
+    Foreign,
     GuestagentError,
     Refused,
     Stalled,
@@ -510,7 +511,7 @@ def test_the_manifest_of_another_backup(bench: Bench, chain: Made, unchanged: Un
     base, link = get(bench, chain.ids[0]), get(bench, chain.ids[1])
     shutil.copy(bench.object(base, "manifest.json"), bench.object(link, "manifest.json"))
     failed = failing(bench, unchanged, chain.tip)
-    assert type(failed) is Corrupt
+    assert type(failed) is Foreign
     assert f"{link.location}/manifest.json is the manifest of {INSTANCE}/{base.id}" in failed.what
 
 

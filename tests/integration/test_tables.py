@@ -262,6 +262,12 @@ def test_tables_outside_the_datadir_are_refused_where_they_would_not_come_back()
             with pytest.raises(Refused, match=r"1 tables lie outside the datadir, d/a.* without DATA DIRECTORY"):
                 source.back_up()
             source.server.script("DROP DATABASE d;")
+        source.server.script("CREATE DATABASE d; CREATE TABLE d.`a``b` (id INT PRIMARY KEY) ENGINE=Aria;")
+        with pytest.raises(Refused, match=r"1 tables have a backtick in their name.*: d/a@0060b.MAD is of one; rename"):
+            source.back_up()
+        source.server.script("DROP TABLE d.`a``b`; CREATE TABLE d.`a``b` (id INT PRIMARY KEY) ENGINE=InnoDB;")
+        source.back_up()
+        source.server.script("DROP DATABASE d;")
         source.server.script(
             "CREATE DATABASE d; USE d; CREATE TABLE i (id INT PRIMARY KEY) ENGINE=InnoDB;"
             f"CREATE TABLE m (id INT PRIMARY KEY) ENGINE=MyISAM {there} INDEX DIRECTORY='{outside}';"

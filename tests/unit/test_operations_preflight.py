@@ -156,6 +156,18 @@ def test_tables_outside_the_datadir_would_not_come_back_as_they_were(bench: Benc
     assert str(why) == "2 tables lie outside the datadir, shop/aria among them; make them anew without DATA DIRECTORY"
 
 
+def test_tables_that_the_tool_cannot_lock_are_named(bench: Bench) -> None:
+    for name in ("shop/a@0060b.ibd", "shop/a@0060b.frm", "shop/b@0060.MYD", "x@0060y/aria.MAD", "x@0060y/t.ibd"):
+        (bench.datadir / name).parent.mkdir(exist_ok=True)
+        (bench.datadir / name).touch()
+    why = refused(bench)
+    assert type(why) is Refused
+    assert str(why) == (
+        "2 tables have a backtick in their name, and the tool cannot lock them: shop/b@0060.MYD is of one;"
+        " rename them, or make them InnoDB's"
+    )
+
+
 def test_links_that_the_tool_follows_are_no_hindrance(bench: Bench, tmp_path: Path) -> None:
     (bench.datadir / "shop").mkdir(exist_ok=True)
     (bench.datadir / "shop" / "my.MYD").symlink_to(tmp_path / "my.MYD")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -111,15 +112,44 @@ def read(datadir: Path) -> Journal | None:
     return Journal.from_bytes(data)
 
 
+def begin(datadir: Path, journal: Journal) -> None:
+    """Write the journal of a swap and, before it, that of each phase to come: noting one then needs no more room."""
+    try:
+        for phase in Phase:
+            durable.write(_ready(datadir, phase), journal.at(phase).to_bytes(), mode=_MODE, like=datadir)
+        durable.write(_path(datadir), journal.to_bytes(), mode=_MODE, like=datadir)
+    except OSError:
+        remove(datadir)
+        raise
+
+
 def write(datadir: Path, journal: Journal) -> None:
-    """Write or replace the journal, durably."""
-    durable.write(_path(datadir), journal.to_bytes(), mode=_MODE, like=datadir)
+    """Write or replace the journal, durably; by a rename alone if it was made ready when the swap began."""
+    ready, data = _ready(datadir, journal.phase), journal.to_bytes()
+    if not _holds(ready, data):
+        durable.write(_path(datadir), data, mode=_MODE, like=datadir)
+        return
+    durable.give(ready, datadir)
+    os.rename(ready, _path(datadir))
+    durable.sync_directory(layout.ours(datadir))
 
 
 def remove(datadir: Path) -> None:
-    """The swap is over."""
-    os.unlink(_path(datadir))
+    """The swap is over, or shall not begin: the journal goes, after what was made ready for it."""
+    for path in reversed(layout.named(datadir, layout.JOURNAL)):
+        path.unlink()
     durable.sync_directory(layout.ours(datadir))
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    # whatever else lies there, or nothing (an older version's swap, or it is used up): it is written anew
+    with suppress(OSError):
+        return durable.read_small(path, most=_MOST_BYTES) == data
+    return False
+
+
+def _ready(datadir: Path, phase: Phase) -> Path:
+    return layout.ours(datadir) / (layout.READY + phase.value)
 
 
 def _path(datadir: Path) -> Path:

@@ -5,6 +5,7 @@
     DATADIR/#sql-guestagent/          0700, there only while a restore runs or old data are kept
         README                        for people
         journal.json, blocker         a swap under way
+        journal.json.for-PHASE        what journal.json becomes when that phase begins
         .restore/base, link-1 ...     the staging of the restore under way
         .old-LABEL                    what was there before a swap, kept until somebody forgets it
         .old-LABEL~strays             what else turned up while that swap was half done
@@ -37,6 +38,7 @@ KEPT = ".old-"
 TRASH = ".trash-"
 STRAYS = "~strays"
 JOURNAL = "journal.json"
+READY = f"{JOURNAL}.for-"
 BLOCKER = "blocker"
 LABEL = r"[A-Za-z0-9][A-Za-z0-9._:+-]*"
 """What may name kept data: harmless in a path, and never with STRAYS at its end."""
@@ -45,7 +47,7 @@ PRIVATE = 0o700
 _HIDDEN = frozenset({OURS, "lost+found"})
 _README = "README"
 _HALF_WRITTEN = frozenset(name + durable.FRESH for name in (_README, JOURNAL, BLOCKER))
-_WORTHLESS = frozenset({_README, BLOCKER, *_HALF_WRITTEN})
+_WORTHLESS = frozenset({_README, BLOCKER})
 _README_MODE = 0o640
 _README_TEXT = b"""\
 This directory belongs to guestagent, which restores backups into the directory above.
@@ -89,7 +91,7 @@ def named(datadir: Path, prefix: str) -> list[Path]:
 def tidy(datadir: Path) -> None:
     """Remove our directory if nothing is left in it that anybody needs."""
     left = named(datadir, "")
-    if ours(datadir).is_dir() and all(path.name in _WORTHLESS for path in left):
+    if ours(datadir).is_dir() and all(_is_worthless(path.name) for path in left):
         for path in left:
             path.unlink()
         ours(datadir).rmdir()
@@ -97,18 +99,26 @@ def tidy(datadir: Path) -> None:
 
 
 def sweep(datadir: Path) -> bool:
-    """Delete what is marked for it, strays without what they strayed into, and files that were half written; then tidy.
+    """Delete what is marked for it, strays without what they strayed into, and half written files; then tidy.
 
     Says whether anything was deleted but such files.  Not for use while a swap is half done.
     """
     for path in named(datadir, ""):
-        if path.name in _HALF_WRITTEN:
+        if _was_written_for_later(path.name):
             path.unlink()
     trash = named(datadir, TRASH) + [path for path in named(datadir, KEPT) if _is_orphan(path)]
     for path in trash:
         durable.remove_tree(path)
     tidy(datadir)
     return bool(trash)
+
+
+def _is_worthless(name: str) -> bool:
+    return name in _WORTHLESS or _was_written_for_later(name)
+
+
+def _was_written_for_later(name: str) -> bool:
+    return name in _HALF_WRITTEN or name.startswith(READY)
 
 
 def _is_orphan(path: Path) -> bool:

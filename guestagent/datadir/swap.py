@@ -11,8 +11,10 @@ one opens first are replaced by blockers before anything else moves::
     last    new ibdata1, then new aria_log_control -> datadir   goes on
 
 The last rename over a blocker is the one moment in which the new data become real.
-Each phase is in the journal, durably, before its first rename.  What turns up in the datadir
-meanwhile and is in neither list (a refused server leaves files) is put aside.
+Each phase is in the journal, durably, before its first rename.  The journals of all phases, the
+one that undoes among them, are written before anything moves: a disk that fills up meanwhile
+stops neither the swap nor its undoing.  What turns up in the datadir meanwhile and is in neither
+list (a refused server leaves files) is put aside.
 """
 
 from __future__ import annotations
@@ -117,14 +119,16 @@ def _check_kept(datadir: Path, path: Path) -> None:
 
 
 def _exchange(datadir: Path, *, incoming: Path, outgoing: str) -> _Exchange:
-    exchange = _planned(datadir, incoming, outgoing).at(Phase.BACK)
+    exchange = _planned(datadir, incoming, outgoing)
+    journal.begin(datadir, exchange.journal)
     try:
         exchange = _block(exchange)
         exchange = _move_out(exchange)
+        _make_way(exchange)
     except (OSError, GuestagentError):
-        _undo(exchange)
+        _undo(exchange.at(Phase.BACK))
         raise
-    return _go_on(exchange)
+    return _finish(_move_in(exchange))
 
 
 def _planned(datadir: Path, incoming: Path, outgoing: str) -> _Exchange:
@@ -166,9 +170,7 @@ def _block(exchange: _Exchange) -> _Exchange:
 
 
 def _undo(exchange: _Exchange) -> None:
-    """Put the old data back in their place; nothing new is in."""
-    if exchange.journal.phase is not Phase.BACK:
-        exchange = exchange.at(Phase.BACK)
+    """Put the old data back in their place; nothing new is in, and the journal says BACK."""
     moved = layout.entries(exchange.outgoing) if exchange.outgoing.is_dir() else frozenset()
     for name in sorted(moved.difference(PIVOTS)):
         durable.remove_tree(exchange.datadir / name)
@@ -215,7 +217,12 @@ def _go_on(exchange: _Exchange) -> _Exchange:
     if exchange.journal.phase is Phase.OUT:
         exchange = _move_out(exchange)
     if exchange.journal.phase is Phase.IN:
+        _make_way(exchange)
         exchange = _move_in(exchange)
+    return _finish(exchange)
+
+
+def _finish(exchange: _Exchange) -> _Exchange:
     _let_servers_start(exchange)
     durable.remove_tree(layout.ours(exchange.datadir) / Path(exchange.journal.incoming).parts[0])
     if not exchange.journal.old:
@@ -235,11 +242,15 @@ def _move_out(exchange: _Exchange) -> _Exchange:
     return exchange.at(Phase.IN)
 
 
+def _make_way(exchange: _Exchange) -> None:
+    arrived = exchange.journal.new - layout.entries(exchange.incoming)
+    for name in sorted(layout.entries(exchange.datadir) - arrived.union(PIVOTS)):
+        _put_aside(exchange, name)
+
+
 def _move_in(exchange: _Exchange) -> _Exchange:
     waiting = layout.entries(exchange.incoming)
     arrived = exchange.journal.new - waiting
-    for name in sorted(layout.entries(exchange.datadir) - arrived.union(PIVOTS)):
-        _put_aside(exchange, name)
     for name in sorted(waiting.difference(PIVOTS)):
         os.rename(exchange.incoming / name, exchange.datadir / name)
     for name in sorted(arrived.difference(PIVOTS)):

@@ -128,8 +128,8 @@ class Scene:
         return {name: data for name, data in now.items() if name not in blocked} in rest and "ibdata1" not in blocked
 
     def settled(self) -> bool:
-        """No journal, and lost+found where it was."""
-        return not staging.half_swapped(self.datadir) and (self.datadir / "lost+found").is_dir()
+        """Neither a journal nor what was made ready for one, and lost+found where it was."""
+        return not layout.named(self.datadir, layout.JOURNAL) and (self.datadir / "lost+found").is_dir()
 
 
 @contextmanager

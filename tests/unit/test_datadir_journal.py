@@ -77,3 +77,41 @@ def test_anything_else_is_corrupt(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(Corrupt, match="not a swap's journal") as caught:
         journal.read(tmp_path)
     assert "look at this one by hand" in caught.value.hint
+
+
+def test_a_phase_is_noted_with_what_was_made_ready_for_it(tmp_path: Path) -> None:
+    ours = tmp_path / layout.OURS
+    ours.mkdir()
+    journal.begin(tmp_path, GOOD.at(Phase.BACK))
+    assert journal.read(tmp_path) == GOOD.at(Phase.BACK)
+    for phase in (Phase.OUT, Phase.BACK):
+        ready = ours / f"{layout.READY}{phase.value}"
+        inode = ready.stat().st_ino
+        journal.write(tmp_path, GOOD.at(phase))
+        assert journal.read(tmp_path) == GOOD.at(phase)
+        assert (ours / layout.JOURNAL).stat().st_ino == inode
+        assert not ready.exists()
+    journal.remove(tmp_path)
+    assert os.listdir(ours) == []
+
+
+@pytest.mark.parametrize("left", ["other", "half", "directory", "link", "pipe", "none"])
+def test_nothing_but_what_was_made_ready_for_this_swap_is_taken(tmp_path: Path, left: str) -> None:
+    ours = tmp_path / layout.OURS
+    ours.mkdir()
+    ready = ours / f"{layout.READY}{GOOD.phase.value}"
+    (tmp_path / "far").write_bytes(GOOD.to_bytes())
+    match left:
+        case "other":
+            ready.write_bytes(Journal(GOOD.phase, ".old-b7", ".trash-b7", frozenset(), frozenset()).to_bytes())
+        case "half":
+            ready.write_bytes(GOOD.to_bytes()[:-1])
+        case "directory":
+            ready.mkdir()
+        case "link":
+            ready.symlink_to(tmp_path / "far")
+        case "pipe":
+            os.mkfifo(ready)
+    journal.write(tmp_path, GOOD)
+    assert journal.read(tmp_path) == GOOD
+    assert os.path.lexists(ready) is (left != "none")

@@ -110,7 +110,10 @@ def test_a_dead_staging_is_cleared_once_nobody_needs_it(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["ibdata1"]
 
 
-@pytest.mark.parametrize("left", ["README.new", "journal.json.new", "blocker", "blocker.new"])
+@pytest.mark.parametrize(
+    "left",
+    ["README.new", "journal.json.new", "journal.json.for-out", "journal.json.for-in.new", "blocker", "blocker.new"],
+)
 def test_scraps_of_a_crash_go_with_our_directory(tmp_path: Path, left: str) -> None:
     room = staging.open_staging(tmp_path)
     (tmp_path / layout.OURS / left).touch()

@@ -72,8 +72,9 @@ def test_the_old_can_be_forgotten(tmp_path: Path) -> None:
 def test_what_was_half_written_goes_although_old_data_is_kept(tmp_path: Path) -> None:
     scene = Scene(tmp_path, OLD, NEW)
     kept = swapped(scene)
-    for name in (layout.JOURNAL, layout.BLOCKER, "README"):
+    for name in (layout.JOURNAL, layout.BLOCKER, "README", layout.READY + "out"):
         (scene.ours / f"{name}.new").write_text("half of")
+    (scene.ours / f"{layout.READY}back").write_text("not needed")
     assert swap.recover(scene.datadir) is None
     assert {path.name for path in scene.ours.iterdir()} == {"README", kept.name}
 
@@ -182,25 +183,22 @@ def test_strays_put_aside_go_back_when_the_swap_is_undone(tmp_path: Path) -> Non
         put(datadir, name)
         build(datadir, {"a stray": "1"})
 
-    def fail(*_: object) -> None:
-        full_disk()
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocker, "put", put_and_leave_strays)
-        patch.setattr(journal.Journal, "at", at_failing_for(Phase.IN))
+        patch.setattr(journal, "write", write_failing_for(Phase.IN))
         with pytest.raises(GuestagentError, match="no space left"):
             scene.swap()
     assert tree(scene.datadir) == {**OLD, "a stray": "1"}
     assert sorted(os.listdir(scene.ours)) == [".restore", "README"]
 
 
-def at_failing_for(phase: Phase) -> Callable[[journal.Journal, Phase], journal.Journal]:
-    at = journal.Journal.at
+def write_failing_for(phase: Phase) -> Callable[[Path, journal.Journal], None]:
+    write = journal.write
 
-    def patched(self: journal.Journal, asked: Phase) -> journal.Journal:
-        if asked is phase:
+    def patched(datadir: Path, found: journal.Journal) -> None:
+        if found.phase is phase:
             full_disk()
-        return at(self, asked)
+        write(datadir, found)
 
     return patched
 
@@ -347,7 +345,8 @@ def test_the_owner_of_the_new_owns_the_datadir_before_a_server_can_start(
     monkeypatch.setattr(os, "fchown", lambda *_: None)
     monkeypatch.setattr(os, "lchown", lambda path, *_: given.append((path, blocker.is_one(scene.datadir / "ibdata1"))))
     kept = scene.swap()
-    assert given == [(kept, False), (scene.datadir, True), (scene.ours, True)]
+    ready = [(scene.ours / f"{layout.READY}{phase}", True) for phase in ("out", "in", "last")]
+    assert given == [(kept, False), *ready[:2], (scene.datadir, True), (scene.ours, True), ready[2]]
 
 
 def test_blockers_are_known_by_their_text(tmp_path: Path) -> None:

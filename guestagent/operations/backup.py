@@ -15,7 +15,7 @@ from guestagent.engines import DumpFacts, DumpRequest
 from guestagent.errors import ChainBroken, Corrupt, GuestagentError, NotFound, ToolError
 from guestagent.manifest import MAX_TEXT, Backup, Manifest
 from guestagent.model import BackupId, Kind, Version
-from guestagent.operations import checkpoint, open_files
+from guestagent.operations import checkpoint, open_files, remade
 from guestagent.operations.host import Host, cores, team, unwritable
 from guestagent.operations.preflight import Preflight, check_inside, preflight
 from guestagent.operations.sweep import sweep_own, unfinished
@@ -114,6 +114,7 @@ def _dump(
         host.catalog.put_segment(instance, request.id, index, body, sha256)
 
     argv = ready.engine.dump_argv(wanted)
+    tables = remade.look(ready.server.datadir)
     with Child(argv, stream=True, hidden=hidden, niceness=host.database.niceness) as child:
         stored = store(
             _source(child, ready, watch, gate),
@@ -127,6 +128,7 @@ def _dump(
         )
     facts = ready.engine.facts(read_texts(wanted.facts_dir))
     _check_facts(facts, ready)
+    remade.check(ready.server.datadir, tables)
     return stored, facts
 
 

@@ -33,9 +33,9 @@ from tests.torture.soak import Record
 
 REFUSALS: Mapping[str, re.Pattern[str]] = {
     "the dump ended at its checkpoint": re.compile("ended its copy of the redo log at the checkpoint itself"),
-    "no lock in time": re.compile("[Ll]ock wait timeout|ftwrl"),
+    "no lock in time": re.compile("[Ll]ock wait timeout|ftwrl|Deadlock found"),
     "the redo log was overwritten": re.compile("Was only able to copy log"),
-    "a table was changed while the tool read it": re.compile(r"the stream has beside/\S+ twice"),
+    "a table was changed while the tool read it": re.compile(r"beside/\S+ (twice|among them)"),
 }
 """Why a backup may be refused under a load."""
 TRIES = 5

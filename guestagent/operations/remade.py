@@ -1,0 +1,69 @@
+"""Tables of Aria and of MyISAM that are made anew while a dump runs: the tool does not have all of them then.
+
+mariabackup copies such tables while statements go on, and mends its copies by a list of what was done to tables
+meanwhile.  That list has gaps, and a prepare replays nothing of the kind from Aria's log.  With 10.11.19, which said
+"completed OK!" each time, tables of Aria that were renamed were missing or stale, those that were emptied had their
+old rows, and some that were filled at once had none; of MyISAM, a file was missing after an ALTER TABLE, and old rows
+were there after a TRUNCATE TABLE.
+
+No log tells of all that, but the tables' index files do: which they are, and where Aria's log stood, or at which
+second MyISAM was, when the table was made or emptied.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from guestagent.datadir.durable import explained
+from guestagent.errors import ToolError
+
+MYISAM = ".MYI"
+HEAD = 4096
+"""Bytes of an index file that are looked at; with 64 keys, what is wanted of MyISAM stands before the first 1,200."""
+ARIA_MADE, ARIA_EMPTIED = slice(28, 35), slice(42, 49)
+"""Where an index file of Aria holds such places in the log (create_rename_lsn and skip_redo_lsn)."""
+MYISAM_KEYS, MYISAM_SIZES = 18, 21
+"""Where one of MyISAM has the number of its keys, and of the sizes of their blocks; each adds 8 bytes to its state."""
+MYISAM_SECOND = 144
+"""Where, if there were none of either, it would have the 8 bytes of that second (create_time)."""
+
+Tables = Mapping[str, tuple[int, bytes]]
+"""For each table, as DATABASE/TABLE in the words of the filesystem, what changes as it is made anew."""
+
+
+def look(datadir: Path) -> Tables:
+    """The tables that there are; raises for a datadir that cannot be looked at."""
+    with explained(f"look at {datadir}"):
+        return dict(_found(datadir))
+
+
+def check(datadir: Path, before: Tables) -> None:
+    """Raise ToolError if a table is not the one that it was ``before`` a dump; those that are gone do no harm."""
+    changed = sorted(name for name, made in look(datadir).items() if before.get(name) != made)
+    if changed:
+        raise ToolError(
+            f"{len(changed)} tables of Aria or MyISAM were made, altered, renamed or emptied during the dump,"
+            f" {changed[0]} among them",
+            hint="the tool may lose such tables: back up while nobody does that, or make them InnoDB",
+            again=True,
+        )
+
+
+def _found(datadir: Path) -> Iterator[tuple[str, tuple[int, bytes]]]:
+    for path in datadir.glob("*/*.M[AY]I"):
+        if path.name.startswith("#sql"):
+            continue  # an ALTER TABLE at work, which ends with a table under its own name
+        with suppress(FileNotFoundError):  # dropped since it was listed
+            yield str(path.relative_to(datadir).with_suffix("")), _made(path)
+
+
+def _made(path: Path) -> tuple[int, bytes]:
+    with path.open("rb") as file:
+        inode, head = os.fstat(file.fileno()).st_ino, file.read(HEAD)
+    if path.suffix != MYISAM:
+        return inode, head[ARIA_MADE] + head[ARIA_EMPTIED]
+    at = MYISAM_SECOND + 8 * sum(head[MYISAM_KEYS : MYISAM_KEYS + 1] + head[MYISAM_SIZES : MYISAM_SIZES + 1])
+    return inode, head[at : at + 8]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from tests.servers.faults.script import What
 from tests.torture.soak import Record
+from tests.torture.tables import rst
 
 _NET = r"reset|closed|broke|timed? ?out|timeout|does not answer|IncompleteRead|[Cc]onnection"
 _LOST = r"is missing|should have \d+ bytes|not what the manifest"
@@ -108,7 +109,7 @@ def table(records: Iterable[Record]) -> str:
     for face, words in _FACES.items():
         lines.append(["both", words, *_sums(cells, face=face)])
     lines.append(["both", "all", *_sums(cells)])
-    return _rst(lines)
+    return rst(lines)
 
 
 def _sums(cells: _Counts, *, face: str = "", store: str = "", what: str = "") -> list[str]:
@@ -119,10 +120,3 @@ def _sums(cells: _Counts, *, face: str = "", store: str = "", what: str = "") ->
             found[story].update(counted)
     ends = [f"{one['completed']:,} + {one['failed']:,}" if one["faulted"] else "-" for one in found.values()]
     return [*ends, f"{sum(one['wrong'] for one in found.values()):,}"]
-
-
-def _rst(lines: list[list[str]]) -> str:
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    bar = "  ".join("=" * width for width in widths)
-    texts = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join([bar, texts[0], bar, *texts[1:], bar, ""])

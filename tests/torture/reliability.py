@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tests.torture.matrix_verdict import table as matrix
 from tests.torture.soak import SHARES, Record
+from tests.torture.tables import rst
 
 _TITLES: Mapping[str, str] = {
     "matrix": "Stores that go wrong",
@@ -61,22 +62,16 @@ def counts(found: Sequence[Record]) -> str:
     total = Record("", 0)
     for record in found:
         total.add(record)
-    columns = list(dict.fromkeys(column for row in total.counts.values() for column in row))
+    columns = sorted({column for row in total.counts.values() for column in row}, key=_first_things_first)
     lines = [["", *columns]]
     for row, counted in sorted(total.counts.items()):
         lines.append([row, *(f"{counted[column]:,}" if counted[column] else "-" for column in columns)])
     return rst(lines)
 
 
-def rst(lines: Sequence[Sequence[str]]) -> str:
-    """A simple table; the first line is its head."""
-    widths = [max(len(line[column]) for line in lines) or 1 for column in range(len(lines[0]))]
-    bar = "  ".join("=" * width for width in widths)
-    texts = [
-        "  ".join((cell or "\\").ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    ]
-    return "\n".join([bar, texts[0], bar, *texts[1:], bar, ""])
+def _first_things_first(column: str) -> tuple[bool, bool, str]:
+    """How many there were, then what came of them, and what was wrong at the end."""
+    return column == "wrong", column not in ("runs", "jobs", "faulted"), column
 
 
 def main(directory: str) -> None:

@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -218,7 +219,11 @@ def ended(state_dir: Path, wanted: str) -> bool:
 
 def letters(state_dir: Path) -> list[str]:
     """What the outbox holds that nobody has taken; what was put aside in it counts too."""
-    return sorted(path.read_text() for path in (state_dir / "outbox").glob("*") if path.is_file())
+    found = []
+    for path in (state_dir / "outbox").glob("*"):
+        with suppress(FileNotFoundError, IsADirectoryError):  # taken since it was listed; where letters are put aside
+            found.append(path.read_text())
+    return sorted(found)
 
 
 def check_row(row: Mapping[str, Any], found: Mapping[str, Any], objects: Objects, place: str, location: str) -> None:

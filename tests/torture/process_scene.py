@@ -29,6 +29,7 @@ from tests.servers.rabbitmq import RabbitMQ
 from tests.servers.trove import Trove
 from tests.torture import matrix_checker as checker
 from tests.torture import process_judge as judge
+from tests.torture.matrix_real import DATA, MORE
 from tests.torture.matrix_stores import Bucket, Directory
 from tests.torture.process_attempts import Attempt, ByAgent, ByCommand, aim, wait
 from tests.torture.process_blows import Bench, hold, small_disk
@@ -38,14 +39,6 @@ from tests.torture.process_judge import Verdict
 SETTINGS = "[stream]\nsegment_size = 1M\nlevel = 1\nno_progress_limit = {limit}\n[jobs]\nhistory = 100000\n"
 LIMIT = 8
 CONDUCTOR = "[conductor]\nenabled = true\nheartbeat_interval = 1\n"
-DATA = """
-CREATE DATABASE d; USE d;
-CREATE TABLE t (id INT PRIMARY KEY AUTO_INCREMENT, v LONGBLOB) ENGINE=InnoDB;
-INSERT INTO t (v) SELECT RANDOM_BYTES(1024) FROM seq_1_to_2000;
-CREATE TABLE my (id INT PRIMARY KEY, v TEXT) ENGINE=MyISAM;
-INSERT INTO my SELECT seq, 'my' FROM seq_1_to_100;
-"""
-MORE = "USE d; DELETE FROM t WHERE id % 3 = 0; UPDATE my SET v = 'more' WHERE id % 7 = 0;"
 SOURCE, TARGET = "guest1", "guest2"
 _SIZES = {"store": "48m", "target": "224m", "state": "8m"}
 _TOLD = 90.0

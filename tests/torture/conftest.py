@@ -31,6 +31,8 @@ def pytest_report_header() -> str:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     records = config.stash.get(_KEPT, [])
+    if not records:
+        return  # tests of other directories ran alone
     for record in records:
         terminalreporter.write_line(str(record))
         for line in record.wrong:

@@ -6,8 +6,9 @@ become facts.  ``streams`` runs the tools, ``operations`` opens the directories.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Protocol
 
@@ -71,6 +72,14 @@ class DumpFacts:
     binlog: Binlog | None
 
 
+class Flaw(Enum):
+    """What a tool gets wrong without saying what it is, so that others look out for it."""
+
+    BACKTICKS = "a backtick in the name of a table that is not InnoDB's ends every dump"
+    REMADE = "tables of Aria and MyISAM that are made anew during a dump may be missing from it, or be older"
+    RENAMED = "a prepare fails of a tablespace that a link brings whole and under another name"
+
+
 class Engine(Protocol):
     """A backup tool's language."""
 
@@ -89,6 +98,10 @@ class Engine(Protocol):
     @property
     def stream_format(self) -> str:
         """mbstream or xbstream."""
+
+    @property
+    def flaws(self) -> Set[Flaw]:
+        """What is to be looked out for with this tool."""
 
     def version_argv(self) -> list[str]:
         """The command that prints the tool's version, on stdout or on stderr."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from guestagent.engines import Connection, DumpFacts, DumpRequest, PrepareRequest, argv_for, facts, optionfile
+from guestagent.engines import Connection, DumpFacts, DumpRequest, Flaw, PrepareRequest, argv_for, facts, optionfile
 from guestagent.errors import ToolError
 from guestagent.model import Lsn, ServerFacts, Version
 
@@ -20,6 +20,7 @@ class Mariabackup:
     tool = "mariabackup"
     datastore = "mariadb"
     stream_format = "mbstream"
+    flaws = frozenset(Flaw)
 
     def version_argv(self) -> list[str]:
         """As in the protocol."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from guestagent.engines import Connection, DumpFacts, DumpRequest, PrepareRequest, argv_for, facts, optionfile
+from guestagent.engines import Connection, DumpFacts, DumpRequest, Flaw, PrepareRequest, argv_for, facts, optionfile
 from guestagent.model import Lsn, ServerFacts
 
 _NEEDED = ("BACKUP_ADMIN", "RELOAD", "PROCESS", "LOCK TABLES", "REPLICATION CLIENT")
@@ -17,6 +17,7 @@ class Xtrabackup:
     tool = "xtrabackup"
     datastore = "mysql"
     stream_format = "xbstream"
+    flaws: frozenset[Flaw] = frozenset()
 
     def version_argv(self) -> list[str]:
         """As in the protocol."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from guestagent.database import with_defaults
 from guestagent.datadir import durable, incarnation
-from guestagent.engines import DumpFacts, DumpRequest
+from guestagent.engines import DumpFacts, DumpRequest, Flaw
 from guestagent.errors import ChainBroken, Corrupt, GuestagentError, NotFound, ToolError
 from guestagent.manifest import MAX_TEXT, Backup, Manifest
 from guestagent.model import BackupId, Kind, Version
@@ -114,7 +114,8 @@ def _dump(
         host.catalog.put_segment(instance, request.id, index, body, sha256)
 
     argv = ready.engine.dump_argv(wanted)
-    tables = remade.look(ready.server.datadir)
+    looks = Flaw.REMADE in ready.engine.flaws
+    tables = remade.look(ready.server.datadir) if looks else {}
     with Child(argv, stream=True, hidden=hidden, niceness=host.database.niceness) as child:
         stored = store(
             _source(child, ready, watch, gate),
@@ -128,7 +129,8 @@ def _dump(
         )
     facts = ready.engine.facts(read_texts(wanted.facts_dir))
     _check_facts(facts, ready)
-    remade.check(ready.server.datadir, tables)
+    if looks:
+        remade.check(ready.server.datadir, tables)
     return stored, facts
 
 

@@ -10,7 +10,7 @@ from guestagent.chain import Chain
 from guestagent.database import connect
 from guestagent.datadir import incarnation
 from guestagent.datadir.incarnation import Incarnation
-from guestagent.engines import Engine, engine_for, engine_named
+from guestagent.engines import Engine, Flaw, engine_for, engine_named
 from guestagent.errors import Corrupt, DatabaseError, NotFound, Refused
 from guestagent.manifest import Backup
 from guestagent.model import BackupId, InstanceId, ServerFacts, Version, backup_id
@@ -53,7 +53,7 @@ def preflight(
     check_grants(engine, server)
     check_readable(server.datadir)
     check_inside(server.datadir)
-    if engine.datastore == "mariadb":
+    if Flaw.BACKTICKS in engine.flaws:
         check_names(server.datadir)
     open_files.check(server.datadir)
     own = incarnation.read(server.datadir)

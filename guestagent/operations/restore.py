@@ -20,13 +20,13 @@ from guestagent.datadir import incarnation, swap
 from guestagent.datadir.durable import explained, remove_tree
 from guestagent.datadir.place import make_durable, own
 from guestagent.datadir.staging import Staging, clear, half_swapped, open_staging
-from guestagent.engines import PrepareRequest
+from guestagent.engines import Flaw, PrepareRequest
 from guestagent.engines.argv_for import OPTION_FILE
 from guestagent.engines.optionfile import check_backed_up
 from guestagent.errors import Cancelled, Corrupt, DatabaseError, GuestagentError, ToolError, one_line
 from guestagent.manifest import Backup
 from guestagent.model import BackupId, InstanceId
-from guestagent.operations import memory, service
+from guestagent.operations import memory, renamed, service
 from guestagent.operations.backup import check_confirmed, read_texts, small_text
 from guestagent.operations.host import Host, team
 from guestagent.operations.plan import Plan, RestoreRequest, look_again, make_plan, target_of
@@ -172,6 +172,8 @@ def _prepare(host: Host, plan: Plan, link: Backup, *, base: Path, directory: Pat
         last=link is plan.chain.tip,
         use_memory=host.restore.use_memory or _memory(plan.chain.raw_size),
     )
+    if request.incremental and Flaw.RENAMED in plan.engine.flaws:
+        renamed.drop_old_names(base, directory)
     with Child(plan.engine.prepare_argv(request), on_line=watch.alive, niceness=host.database.niceness) as child:
         child.finish(watch)
         check_confirmed(plan.engine.confirmed(child.tail), child)

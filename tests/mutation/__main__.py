@@ -2,18 +2,22 @@
 
 ::
 
-    python -m tests.mutation [--guard NAME]... [--list] [--json FILE] [--table FILE]
+    python -m tests.mutation [--guard NAME]... [--jobs N] [--list] [--json FILE] [--table FILE]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from queue import SimpleQueue
 
 from tests.mutation.guards import ROOT, Guard, Rotten, guards
 from tests.mutation.table import drawn
@@ -32,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if wanted.list:
         print("\n".join(guard.name for guard in chosen))
         return 0
-    results = _tried(chosen)
+    results = _tried(chosen, wanted.jobs)
     if wanted.json:
         wanted.json.write_text(json.dumps([_plain(result) for result in results], indent=1) + "\n", encoding="utf-8")
     if wanted.table:
@@ -45,19 +49,38 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/mutants", description="Which test notices that a guard is gone?")
     parser.add_argument("--guard", action="append", default=[], metavar="NAME", help="only this one; may be repeated")
+    jobs = os.cpu_count() or 1
+    parser.add_argument("--jobs", type=int, default=jobs, metavar="N", help=f"guards at once, each in a copy ({jobs})")
     parser.add_argument("--list", action="store_true", help="only list the guards")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
     parser.add_argument("--table", type=Path, metavar="FILE", help="write the page of the documentation there")
     return parser.parse_args(argv)
 
 
-def _tried(chosen: Sequence[Guard]) -> list[Result]:
+def _tried(chosen: Sequence[Guard], jobs: int) -> list[Result]:
     """Every guard's trial; and whoever noticed one must have nothing to say with all of them in their places."""
-    with tempfile.TemporaryDirectory(prefix="mutants-") as above:
-        copy = Copy(Path(above))
-        results = [_told(copy.trial(guard)) for guard in chosen]
-        nervous = _nervous(copy, sorted({result.by for result in results if result.outcome is Outcome.KILLED}))
+    with _copies(jobs) as free, ThreadPoolExecutor(jobs) as pool:
+
+        def trial(guard: Guard) -> Result:
+            copy = free.get()
+            try:
+                return _told(copy.trial(guard))
+            finally:
+                free.put(copy)
+
+        results = list(pool.map(trial, chosen))
+        nervous = _nervous(free.get(), sorted({result.by for result in results if result.outcome is Outcome.KILLED}))
     return [replace(one, outcome=Outcome.BROKEN) if one.by in nervous else one for one in results]
+
+
+@contextmanager
+def _copies(count: int) -> Iterator[SimpleQueue[Copy]]:
+    """So many copies of the tree."""
+    with tempfile.TemporaryDirectory(prefix="mutants-") as above:
+        free: SimpleQueue[Copy] = SimpleQueue()
+        for number in range(count):
+            free.put(Copy(Path(above, str(number))))
+        yield free
 
 
 def _nervous(copy: Copy, killers: list[str]) -> set[str]:

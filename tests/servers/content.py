@@ -19,6 +19,8 @@ _NAMES = (
 
 
 _COUNTER = re.compile(r" AUTO_INCREMENT=\d+")
+_STALE = re.compile(r"  CONSTRAINT `#sql[^`]*` (FOREIGN KEY [^\n]*?),?\n(?=(?:[^\n]*\n)*?  CONSTRAINT `[^`]*` \1,?\n)")
+"""A foreign key of a table that was called #sql-something, and the same under the table's new name below it."""
 
 
 def quoted(name: str) -> str:
@@ -76,4 +78,5 @@ def _things(cursor: Cursor) -> Iterator[tuple[str, str]]:
 
 def _definition(row: Mapping[str, Any]) -> str:
     text = next(str(value) for heading, value in row.items() if heading.startswith(("Create ", "SQL Original")))
-    return _COUNTER.sub("", text)  # a server counts ahead in memory, and forgets that at any restart
+    # A server counts ahead in memory, and keeps old names of foreign keys there; it forgets both at any restart.
+    return _COUNTER.sub("", _STALE.sub("", text))

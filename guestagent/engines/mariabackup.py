@@ -11,6 +11,14 @@ from guestagent.model import Lsn, ServerFacts, Version
 _BINLOG = frozenset({"BINLOG MONITOR", "REPLICATION CLIENT", "SUPER"})
 """Any of these lets an account see where the binary log stands; 10.5 gave REPLICATION CLIENT its new name."""
 _BINLOG_MONITOR_SINCE = Version(10, 5, 2)
+_WANTED_BEYOND = 16
+"""Bytes of redo beyond to_lsn without which an incremental is not prepared, although nothing is missing.
+
+A prepare makes a new log that begins 16 bytes, one record, before the LSN that it has reached, and then compares that
+beginning with the incremental's to_lsn; of a full, it has not read the to_lsn yet.
+"""
+_LOG_COPY_INTERVAL = 100
+"""Milliseconds between two looks at the redo log; with the tool's own 1000, a small log is soon written over unread."""
 
 
 class Mariabackup:
@@ -45,6 +53,7 @@ class Mariabackup:
     def dump_argv(self, request: DumpRequest) -> list[str]:
         """As in the protocol."""
         argv = argv_for.dump(self.tool, self.stream_format, request)
+        argv.append(f"--log-copy-interval={_LOG_COPY_INTERVAL}")  # extra_args come later, and the last one counts
         if request.lock_wait_timeout:
             argv.append(f"--ftwrl-wait-timeout={request.lock_wait_timeout}")
         return [*argv, *request.extra_args]
@@ -54,12 +63,14 @@ class Mariabackup:
         return argv_for.prepare(self.tool, request)
 
     def facts(self, files: Mapping[str, str]) -> DumpFacts:
-        """As in the protocol; and no dump that ends at its checkpoint: prepares refused such for want of 16 bytes."""
+        """As in the protocol; and no incremental that its own prepare refuses, a full it takes in any case."""
         found = facts.dump_facts(files)
-        if found.checkpoints.last == found.checkpoints.end:
+        beyond = found.checkpoints.last - found.checkpoints.end
+        if found.checkpoints.begin and beyond < _WANTED_BEYOND:
             raise ToolError(
-                f"{self.tool} ended its copy of the redo log at the checkpoint itself, LSN {found.checkpoints.end}",
-                hint="a prepare may refuse that: take the backup again",
+                f"{self.tool} ended its copy of the redo log {beyond} bytes beyond the checkpoint,"
+                f" LSN {found.checkpoints.end}",
+                hint=f"a prepare refuses an incremental with fewer than {_WANTED_BEYOND}: take the backup again",
                 again=True,
             )
         return found

@@ -30,7 +30,7 @@ from guestagent.streams.segments import Stored, plain, store
 LOG = logging.getLogger(__name__)
 
 DUMPS = 3
-"""Dumps for one backup, at most, where the tool has bad luck; with 10.11.19 every fourth under writes had."""
+"""Dumps for one backup, at most, where the tool has bad luck: an end at the checkpoint, tables that were made anew."""
 COPIED = (".ibd", ".frm", ".MYD", ".MYI", ".MAD", ".MAI", ".CSV")
 """What a full backup's size is estimated from."""
 

@@ -205,6 +205,39 @@ def test_success_is_in_the_last_line(path: Path) -> None:
     assert not facts.confirmed(tail[:-1])
 
 
+LEFT_OPEN = "\x07mariabackup: Warning: 2 files and 0 streams is left open"
+"""As recorded, bell and all, from a prepare whose log of Aria has an OPTIMIZE TABLE."""
+
+
+@pytest.mark.parametrize("line", [LEFT_OPEN, LEFT_OPEN[1:], LEFT_OPEN.replace("mariabackup", "mariadb-backup")])
+def test_files_left_open_after_success_are_no_failure(line: str) -> None:
+    tail = (MARIABACKUP / "prepared" / "stderr").read_text().splitlines()
+    assert facts.confirmed([*tail, line])
+    assert facts.confirmed([*tail, line, ""])
+    assert not facts.confirmed([*tail[:-1], line])
+    assert not facts.confirmed([line, *tail[:-1]])
+    assert not facts.confirmed([line])
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [LEFT_OPEN, LEFT_OPEN],
+        [LEFT_OPEN, "[00] FATAL ERROR: something came after it"],
+        ["[00] FATAL ERROR: something came before it", LEFT_OPEN],
+        [LEFT_OPEN.replace("0 streams", "1 streams")],
+        [LEFT_OPEN.replace("2 files", "no files")],
+        [f"{LEFT_OPEN}, and more"],
+        [f"and before it, {LEFT_OPEN}"],
+        [LEFT_OPEN.replace("mariabackup", "mariadbd")],
+        [LEFT_OPEN.replace("Warning", "Error")],
+    ],
+)
+def test_other_words_after_success_are(lines: list[str]) -> None:
+    tail = (MARIABACKUP / "prepared" / "stderr").read_text().splitlines()
+    assert not facts.confirmed([*tail, *lines])
+
+
 def test_silence_and_refusals_confirm_nothing() -> None:
     assert not facts.confirmed([])
     assert not facts.confirmed(["", " "])

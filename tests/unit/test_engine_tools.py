@@ -106,7 +106,15 @@ def test_a_full_of_mariabackup_in_full() -> None:
         "--target-dir=/t",
         "--extra-lsndir=/f",
         "--parallel=2",
+        "--log-copy-interval=100",
     ]
+
+
+def test_another_interval_for_the_redo_log_is_obeyed() -> None:
+    """The tool obeys the last of several."""
+    request = DumpRequest(Path("/o"), Path("/t"), Path("/f"), None, extra_args=("--log-copy-interval=500",))
+    argv = engine_named("mariabackup").dump_argv(request)
+    assert argv.index("--log-copy-interval=100") < argv.index("--log-copy-interval=500")
 
 
 def test_an_incremental_with_everything(engine: Engine) -> None:

@@ -126,7 +126,7 @@ def test_an_incremental_begins_where_its_parent_ended(bench: Bench) -> None:
     full = bench.backup()
     first = bench.backup(full, watch=Watch(told))
     second = bench.backup("latest")
-    assert [run["argv"][-2] for run in bench.runs("backup")[1:]] == [
+    assert [run["argv"][-3] for run in bench.runs("backup")[1:]] == [
         f"--incremental-lsn={parent.manifest.lsn.end}" for parent in (full, first)
     ]
     assert (first.manifest.kind, first.manifest.parent) == (Kind.INCREMENTAL, full.as_parent())

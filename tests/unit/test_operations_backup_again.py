@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from guestagent.errors import StorageDenied, ToolError
+from guestagent.manifest import Backup
 from guestagent.operations.backup import DUMPS
 from guestagent.operations.verify import verify
 from guestagent.progress import Watch
@@ -12,64 +13,75 @@ from tests.fakes.bench import Bench, Told
 from tests.fakes.stores import Refuses, Through
 from tests.unit.test_operations_encrypted import ring
 
-BAD_LUCK = r"ended its copy of the redo log at the checkpoint itself"
+BAD_LUCK = r"ended its copy of the redo log 0 bytes beyond the checkpoint"
+
+
+@pytest.fixture
+def parent(bench: Bench) -> Backup:
+    """What the incrementals of this file go on from; a full has luck at once."""
+    return bench.backup()
 
 
 class Lucky(Told):
-    """Has the tool be lucky from the ``number``th dump on, and looks at the store as each dump begins."""
+    """Has the tool be lucky from the ``number``th dump on, and looks for what is new in the store as each begins."""
 
     def __init__(self, bench: Bench, number: int) -> None:
         super().__init__()
         self.stored: list[dict[str, bytes]] = []
-        self._bench, self._number = bench, number
+        self._bench, self._number, self._before = bench, number, bench.objects()
 
     def phase(self, name: str, *, total: int | None = None, link: int = 1, links: int = 1) -> None:
         super().phase(name, total=total, link=link, links=links)
         if name == "dump":
-            self.stored.append(self._bench.objects())
+            self.stored.append(dict(self._bench.objects().items() - self._before.items()))
             self._bench.tool(REDO="16" if len(self.stored) >= self._number else "0")
 
 
 @pytest.mark.parametrize("number", [2, DUMPS])
 def test_a_dump_that_ended_at_its_checkpoint_is_made_again(
-    bench: Bench, caplog: pytest.LogCaptureFixture, number: int
+    bench: Bench, parent: Backup, caplog: pytest.LogCaptureFixture, number: int
 ) -> None:
+    before = bench.objects()
     told = Lucky(bench, number)
-    taken = bench.backup(watch=Watch(told))
+    taken = bench.backup(parent, watch=Watch(told))
     assert [name for name, _ in told.phases] == ["preflight", *["dump"] * number, "publish"]
     assert told.stored == [{}] * number
-    assert len(bench.objects()) == len(taken.manifest.segments) + 1
+    assert len(bench.objects()) == len(before) + len(taken.manifest.segments) + 1
     assert caplog.text.count("; dumping once more") == number - 1
     assert not list((bench.state / "unfinished").iterdir())
     bench.check_scratch()
-    assert len(verify(bench.host(), taken.id, Watch())) == 1
+    assert len(verify(bench.host(), taken.id, Watch())) == 2
 
 
-def test_bad_luck_that_stays_is_a_failure(bench: Bench) -> None:
+def test_bad_luck_that_stays_is_a_failure(bench: Bench, parent: Backup) -> None:
+    before = bench.objects()
     bench.tool(REDO="0")
     with pytest.raises(ToolError, match=BAD_LUCK):
-        bench.backup()
-    assert len(bench.runs("backup")) == DUMPS
-    assert bench.objects() == {}
+        bench.backup(parent)
+    assert len(bench.runs("backup")) == 1 + DUMPS
+    assert bench.objects() == before
 
 
 def test_each_dump_is_encrypted_under_a_key_of_its_own(bench: Bench) -> None:
     """The nonces are made of the segments' numbers, which two dumps have in common."""
     bench.keys = ring(bench.top, "first")
+    parent = bench.backup()
     told = Lucky(bench, 2)
-    taken = bench.backup(watch=Watch(told))
+    taken = bench.backup(parent, watch=Watch(told))
     first, second = (body for stored in told.stored for body in stored.values())
     assert first != second
     assert bench.object(taken, "key.json").read_bytes() == second
-    assert len(verify(bench.host(), taken.id, Watch())) == 1
+    assert len(verify(bench.host(), taken.id, Watch())) == 2
 
 
-def test_no_dump_is_made_on_top_of_what_cannot_be_removed(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_dump_is_made_on_top_of_what_cannot_be_removed(
+    bench: Bench, parent: Backup, caplog: pytest.LogCaptureFixture
+) -> None:
     bench.tool(REDO="0")
     bench.wrap = lambda store: Refuses(store, "delete", error=StorageDenied("not yours to delete"))
     with pytest.raises(ToolError, match=BAD_LUCK):
-        bench.backup()
-    assert len(bench.runs("backup")) == 1
+        bench.backup(parent)
+    assert len(bench.runs("backup")) == 2
     assert "not dumping once more, as what was stored cannot be removed: not yours to delete" in caplog.text
 
 
@@ -80,15 +92,16 @@ class SentAgain(Through):
 
 
 def test_no_dump_is_made_where_a_put_of_the_last_one_may_still_arrive(
-    bench: Bench, caplog: pytest.LogCaptureFixture
+    bench: Bench, parent: Backup, caplog: pytest.LogCaptureFixture
 ) -> None:
+    before = bench.objects()
     bench.tool(REDO="0")
     bench.wrap = SentAgain
     with pytest.raises(ToolError, match=BAD_LUCK):
-        bench.backup()
-    assert len(bench.runs("backup")) == 1
+        bench.backup(parent)
+    assert len(bench.runs("backup")) == 2
     assert "a put that was sent again may still arrive" in caplog.text
-    assert bench.objects() == {}
+    assert bench.objects() == before
 
 
 def test_another_failure_of_the_tool_is_no_bad_luck(bench: Bench) -> None:

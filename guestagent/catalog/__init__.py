@@ -24,7 +24,7 @@ from guestagent.catalog.layout import (
     split_location,
 )
 from guestagent.catalog.links import locked, place_of_parent
-from guestagent.catalog.objects import LOST, Remains, check_held, confirmed, flaws, remains
+from guestagent.catalog.objects import LOST, Remains, check_held, confirmed, flaws, is_there, remains
 from guestagent.catalog.reading import Reader, Unreadable, twice
 from guestagent.catalog.wrapping import Wrapping
 from guestagent.chain import MAX_LINKS, Chain
@@ -112,11 +112,7 @@ class Catalog:
     def exists(self, location: str) -> bool:
         """Whether a backup's manifest is there."""
         root, instance, wanted = split_location(location)
-        try:
-            self._store(root).size(manifest_key(instance, wanted))
-        except ObjectMissing:
-            return False
-        return True
+        return is_there(self._store(root), manifest_key(instance, wanted))
 
     def stands(self, location: str) -> bool:
         """Whether a backup is there, and whole: a manifest, its key, and segments of the sizes that it says.
@@ -277,16 +273,9 @@ class Catalog:
             return True
         root, instance, wanted = split_location(backup.location)
         store = self._store(root)
-        others = (name for name in store.folders(f"{instance}/") if is_backup_id(name) and name != wanted)
-        return any(self._has_key(store, instance, backup_id(name)) for name in others)
-
-    @staticmethod
-    def _has_key(store: Storage, instance: InstanceId, owner: BackupId) -> bool:
-        try:
-            store.size(key_key(instance, owner))
-        except ObjectMissing:
-            return False
-        return True
+        others = [backup_id(name) for name in store.folders(f"{instance}/") if is_backup_id(name) and name != wanted]
+        # A spare tells as well: it may be all that a rotation which was stopped has left of a key.
+        return any(is_there(store, key(instance, other)) for key in (key_key, spare_key) for other in others)
 
     def wrapping(self, backup: Backup | Unreadable) -> Wrapping:
         """The keys that wrap a backup's data key; none if it is not encrypted.
@@ -336,13 +325,6 @@ class Catalog:
         """What lies there, for who cannot read what it says."""
         root, instance, wanted = split_location(location)
         return remains(self._store(root), instance, wanted)
-
-    def orphans(self, instance: InstanceId) -> Iterator[Remains]:
-        """What lies below ``instance`` without a manifest, whether under way or left behind."""
-        for name in filter(is_backup_id, self._store(self._url).folders(f"{instance}/")):
-            location = self.location(instance, backup_id(name))
-            if not self.exists(location) and (found := self.remains(location)).objects:
-                yield found
 
     def _delete_data(self, root: str, instance: InstanceId, wanted: BackupId) -> None:
         store = self._store(root)

@@ -17,6 +17,15 @@ from guestagent.storage import Storage
 LOST = "the store lost an upload that it had confirmed; try again"
 
 
+def is_there(store: Storage, key: str) -> bool:
+    """Whether the store has that object."""
+    try:
+        store.size(key)
+    except ObjectMissing:
+        return False
+    return True
+
+
 @dataclass(frozen=True)
 class Remains:
     """What lies at a backup's place, whatever it says: how many objects, their bytes, and the newest one's time."""

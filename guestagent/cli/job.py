@@ -99,7 +99,7 @@ def _interrupted(job: Job) -> Failure:
     where = f" in phase {job.phase}" if job.phase else ""
     return Failure(
         GuestagentError.code,
-        f"interrupted: the process that ran it died{where}",
+        f"interrupted: the process that ran it died{where}, or could not note its end",
         "what it left is settled when the agent starts, or before the next job",
         GuestagentError.exit_status,
     )

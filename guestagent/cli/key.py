@@ -10,7 +10,7 @@ from cliff.lister import Lister
 
 from guestagent.cli.backup import Row, Rows
 from guestagent.cli.door import Door, Single
-from guestagent.errors import Corrupt
+from guestagent.errors import Busy, Corrupt
 from guestagent.jobs.lock import only_job
 from guestagent.operations.rotate import Rewrapped, keys_in_use, outdated, rotate
 from guestagent.progress import Watch
@@ -86,5 +86,6 @@ class Rotate(Door, Lister):
 
 def _row(one: Rewrapped, done: str) -> tuple[str, ...]:
     if one.error is not None:
-        done = "it cannot be read" if isinstance(one.error, Corrupt) else "its key is not here"
+        kept = {Corrupt.code: "it cannot be read", Busy.code: "another rotation is at it"}
+        done = kept.get(one.error.code, "its key is not here")
     return (one.backup.id, one.instance_id, one.key_id, done)

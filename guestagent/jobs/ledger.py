@@ -1,8 +1,9 @@
 """The ledger: every job's record in a file of its own, durable before anything else happens, and bounded.
 
 ``STATE_DIR/jobs/ID.json`` is the record; ``ID.progress`` beside it says how far a running job is,
-and is neither durable nor needed; ``ID.cancel`` is a request to stop it.  Any process of this host
-may read and ask; whoever changes a record holds the ledger's lock for as long as that takes.
+and is neither durable nor needed; ``ID.cancel`` is a request to stop it, ``ID.room`` the room kept
+for its end.  Any process of this host may read and ask; whoever changes a record holds the ledger's
+lock for as long as that takes.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from guestagent.errors import (
     UsageError,
     one_line,
 )
+from guestagent.jobs import room
 from guestagent.jobs.record import MOST_BYTES, MOST_STEP, Failure, Job, State, Step
 from guestagent.streams import orphans
 
@@ -38,7 +40,7 @@ LOG = logging.getLogger(__name__)
 HISTORY = 500
 """Jobs that are remembered after their end."""
 
-_RECORD, _PROGRESS, _CANCEL = ".json", ".progress", ".cancel"
+_RECORD, _PROGRESS, _CANCEL, _ROOM = ".json", ".progress", ".cancel", ".room"
 _LOCK = ".lock"
 _MODE = 0o600
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -187,8 +189,12 @@ class Ledger:
     def _put(self, job: Job) -> Job:
         """Write the record; gives it as whoever reads it will see it."""
         written = job.to_bytes()
+        path, kept = self._path(job.id, _RECORD), self._path(job.id, _ROOM)
         with self._explained("write to"):
-            durable.write(self._path(job.id, _RECORD), written, mode=_MODE, like=self._place)
+            if job.state is State.RUNNING:
+                room.keep(kept, mode=_MODE, like=self._place)
+            if not (job.state.ended and room.spend(kept, path, written)):
+                durable.write(path, written, mode=_MODE, like=self._place)
         if job.state.ended:
             self._tidy(job)
         return Job.from_bytes(written)
@@ -209,7 +215,7 @@ class Ledger:
 
     def _prune(self) -> None:
         """Forget the oldest jobs beyond the history; one whose end nobody has heard of stays."""
-        for half_written in self._place.glob(f"*{_RECORD}{durable.FRESH}"):  # whoever did so has died, or had no room
+        for half_written in self._place.glob(f"*.*{durable.FRESH}"):  # whoever did so has died, or had no room
             half_written.unlink(missing_ok=True)
         # As many files at least as there are ended jobs: most of the time they need not be read.
         if len(self._records()) <= self._history:
@@ -220,7 +226,7 @@ class Ledger:
                 self._path(job.id, _RECORD).unlink(missing_ok=True)
 
     def _forget_asides(self, wanted: str) -> None:
-        for suffix in (_PROGRESS, _CANCEL, durable.FRESH):
+        for suffix in (_PROGRESS, _CANCEL, _ROOM, durable.FRESH):
             self._path(wanted, suffix).unlink(missing_ok=True)
 
     def _records(self) -> list[Path]:

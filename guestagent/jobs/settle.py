@@ -1,7 +1,8 @@
 """What is left of jobs whose process died: ended for the record, once, and cleaned up.
 
 A backup whose manifest is in the store, with all that it names and stands on, is a backup, whoever died
-afterwards; every other interrupted job has failed.
+afterwards; every other interrupted job has failed.  Of a restore that may have stopped a server and never started
+one, it is told whether one runs, and on which data.
 """
 
 from __future__ import annotations
@@ -9,9 +10,12 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
-from guestagent.datadir import swap
+from guestagent.datadir import incarnation, swap
+from guestagent.datadir.durable import shown
+from guestagent.datadir.place import server_running
 from guestagent.errors import Busy, ChainBroken, Corrupt, GuestagentError, NotFound
 from guestagent.jobs.ledger import Ledger
 from guestagent.jobs.lock import only_job
@@ -28,6 +32,17 @@ from guestagent.streams.orphans import end_orphans
 LOG = logging.getLogger(__name__)
 
 WHAT = "the leftovers of dead jobs"
+
+_SERVER_AT_STAKE = frozenset({"stop", "start"})
+"""Phases of a restore in which it may have stopped a server, and not started one."""
+
+
+@dataclass(frozen=True)
+class _Left:
+    """What a dead restore has left in its target, in words, and what to do where no server runs on it."""
+
+    told: tuple[str, ...] = ()
+    remedy: str = ""
 
 
 def settle(ledger: Ledger, host: Host, *, give_up: bool = False) -> list[Job]:
@@ -59,9 +74,9 @@ def settle_locked(ledger: Ledger, host: Host, *, give_up: bool = False) -> list[
 def _end_all(ledger: Ledger, host: Host, *, recovering: bool, give_up: bool) -> list[Job]:
     ended = []
     for job in ledger.interrupted():
-        found = _recovered(host, job) if recovering else ""
+        left = _recovered(host, job) if recovering else _Left()
         try:
-            now = _end(ledger, host, job, found, ask=not give_up)
+            now = _end(ledger, host, job, left, ask=not give_up)
         except GuestagentError as error:
             LOG.warning("cannot tell how %s ended: %s", job, error)
         else:
@@ -75,15 +90,16 @@ def _recover_configured(host: Host) -> None:
     if datadir is None or not os.path.isdir(datadir):
         return
     try:
-        found = _cleared(host, datadir)
+        left = _cleared(host, datadir)
     except GuestagentError as error:
         LOG.error("cannot look for an interrupted restore: %s", error)
         return
-    if found:
-        LOG.warning("an earlier restore had died in its swap: %s", found)
+    if left.told:
+        words = "; ".join(filter(None, (*left.told, left.remedy)))
+        LOG.warning("an earlier restore had died in its swap: %s", words)
 
 
-def _end(ledger: Ledger, host: Host, job: Job, found: str, *, ask: bool) -> Job:
+def _end(ledger: Ledger, host: Host, job: Job, left: _Left, *, ask: bool) -> Job:
     """Note the end that the job had; ``ask`` the store, if only that can tell."""
     published = _published(host, job) if ask and job.kind is Kind.BACKUP else None
     if published is not None:
@@ -93,9 +109,8 @@ def _end(ledger: Ledger, host: Host, job: Job, found: str, *, ask: bool) -> Job:
     where = f" in phase {job.phase}" if job.phase else ""
     if step and step.total and step.phase == job.phase:
         where += f", at {step.done} of about {step.total} bytes"
-    error = GuestagentError(
-        f"the process that ran it died{where}{'; ' + found if found else ''}", hint="ask for it again, under a new id"
-    )
+    died = f"the process that ran it died{where}, or could not note its end"
+    error = GuestagentError("; ".join((died, *left.told)), hint=left.remedy or "ask for it again, under a new id")
     LOG.error("%s: %s", job, error)
     return ledger.fail(job.id, Failure.of(error), runner=job.runner)
 
@@ -113,21 +128,41 @@ def _published(host: Host, job: Job) -> Backup | None:
     return found
 
 
-def _recovered(host: Host, job: Job) -> str:
+def _recovered(host: Host, job: Job) -> _Left:
     """Leave the target of a dead restore in one of the two states that are clear; says in which."""
     if job.kind is not Kind.RESTORE:
-        return ""
+        return _Left()
     target = target_of(host, restore_request(job.request))
     if target is None or not os.path.isdir(target):
-        return ""
+        return _Left()
     try:
-        return _cleared(host, target)
+        return _cleared(host, target, server_at_stake=job.phase in _SERVER_AT_STAKE)
     except GuestagentError as error:
-        return str(error)
+        return _Left((str(error),))
 
 
-def _cleared(host: Host, target: Path) -> str:
-    """End a swap, and remove what had been fetched for one; says what became of the data."""
+def _cleared(host: Host, target: Path, *, server_at_stake: bool = False) -> _Left:
+    """End a swap, and remove what had been fetched for one; says what became of the data, and of their server."""
     found = swap.recover(target) or ""
     sweep_restores(host, target)
-    return found
+    told = (found,) if found else ()
+    if not (found or server_at_stake) or server_running(target):
+        return _Left(told)
+    return _Left((*told, _down(target), *_kept(target, found)), _start_it(host))
+
+
+def _start_it(host: Host) -> str:
+    start = " ".join(host.database.start_command)
+    return f"see that these are the data that you want, and start the server ({start}); or restore again, with --start"
+
+
+def _down(target: Path) -> str:
+    """That no server runs there, and where the data come from that it would run on."""
+    life = incarnation.read(target)
+    origin = f"restored from backup {life.restored_from}" if life and life.restored_from else "never restored"
+    return f"no server runs on {shown(target)}, whose data were {origin}"
+
+
+def _kept(target: Path, told: str) -> list[str]:
+    """The older data that lie there, but for those that were told of."""
+    return [f"older data are kept in {shown(old)}" for old in swap.kept(target) if shown(old) not in told]

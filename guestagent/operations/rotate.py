@@ -2,17 +2,17 @@
 
 Each backup is one small object that is replaced at once, with a spare beside it for as long as that takes.  A rotation
 that is stopped anywhere leaves backups of both keys, all of which can be restored with both at hand; the next one does
-the rest.
+the rest.  Of two that meet at a backup, one leaves it to the other.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from guestagent.catalog import Unreadable, Wrapping, split_location
-from guestagent.errors import ConfigError, Corrupt, GuestagentError
+from guestagent.errors import Busy, ConfigError, Corrupt, GuestagentError
 from guestagent.keys import KeySource
 from guestagent.manifest import Backup
 from guestagent.model import InstanceId
@@ -63,12 +63,22 @@ def rotate(host: Host, watch: Watch, *, everything: bool = False) -> list[Rewrap
     """Rewrap what ``outdated`` finds, oldest first; one that cannot be does not keep the others from it."""
     current = _current(host)
     found = outdated(host, everything=everything)
+    done = []
     for number, one in enumerate(found, start=1):
         watch.check()
         watch.phase(f"rotate {one.backup.id}", link=number, links=len(found))
+        done.append(_rotated(host, one, current))
+    return done
+
+
+def _rotated(host: Host, one: Rewrapped, current: KeySource) -> Rewrapped:
+    """The same once it is rewrapped, or as another host's to rewrap, which does so now."""
+    try:
         if one.error is None and isinstance(one.backup, Backup):
             host.catalog.rewrap(one.backup, current)
-    return found
+    except Busy as error:
+        return replace(one, error=error)
+    return one
 
 
 def keys_in_use(host: Host, *, everything: bool = False) -> list[KeyInUse]:

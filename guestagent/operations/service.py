@@ -25,16 +25,43 @@ OPTIONS = "MYSQLD_OPTS"
 ASK_TIMEOUT = 10.0
 PATIENCE = 5.0
 """Seconds between two looks at whether the wait for an answer was cancelled."""
+LEAVES = 10.0
+"""Seconds for which a server that was stopped may still hold its files; the command is given again meanwhile."""
+TURNS_UP = 3.0
+"""Seconds for which a server that nobody saw, and a stop command did not find, may only be on its way up."""
+LOOK = 0.5
+"""Seconds between two looks at a server that is stopped."""
 
 
 def stop(settings: DatabaseSettings, datadir: Path, watch: Watch) -> None:
-    """Stop the server that runs on ``datadir``; raises DatabaseError if it still runs afterwards."""
+    """Stop the server that runs on ``datadir``; raises DatabaseError if it still runs afterwards.
+
+    One that is still starting, as after a start that was cancelled, may have no pid file by which the command could
+    find it: then there was nothing to stop for the command, which says that it is done.
+    """
+    seen = server_running(datadir)
     run_command(settings.stop_command, watch)
-    if server_running(datadir):
-        raise DatabaseError(
-            f"a server still runs on {datadir} after {' '.join(settings.stop_command)}",
-            hint="set [database] stop_command to the one that stops it",
-        )
+    turned_up = time.monotonic() + TURNS_UP
+    while not seen and not server_running(datadir) and time.monotonic() < turned_up:
+        _look_later(watch)
+    limit = time.monotonic() + LEAVES
+    while server_running(datadir):
+        if time.monotonic() >= limit:
+            raise _still_running(settings, datadir)
+        _look_later(watch)
+        undo(lambda: run_command(settings.stop_command, watch), f"cannot stop the server on {datadir} as yet")
+
+
+def _still_running(settings: DatabaseSettings, datadir: Path) -> DatabaseError:
+    return DatabaseError(
+        f"a server still runs on {datadir} after {' '.join(settings.stop_command)}",
+        hint="set [database] stop_command to the one that stops it",
+    )
+
+
+def _look_later(watch: Watch) -> None:
+    watch.cancel.check()
+    time.sleep(LOOK)
 
 
 def start_quietly(settings: DatabaseSettings, datadir: Path, datastore: str, watch: Watch) -> str:

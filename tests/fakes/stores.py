@@ -59,7 +59,7 @@ class Through:
 
 
 class Lies(Through):
-    """Reports the put of a key that ends with ``suffix`` as done, and stores what ``instead`` makes of the body."""
+    """Reports every put of a key that ends with ``suffix`` as done, and stores what ``instead`` makes of the body."""
 
     def __init__(self, inner: Storage, suffix: str, instead: Callable[[bytes], bytes | None]) -> None:
         super().__init__(inner)
@@ -67,9 +67,17 @@ class Lies(Through):
         self._instead = instead
 
     def put(self, key: str, body: bytes | bytearray, *, sha256: str = "") -> None:
-        stored = self._instead(bytes(body)) if key.endswith(self._suffix) else body
+        stored = self._kept(key, body)
         if stored is not None:
             self.inner.put(key, stored)
+
+    def put_new(self, key: str, body: bytes | bytearray) -> None:
+        stored = self._kept(key, body)
+        if stored is not None:
+            self.inner.put_new(key, stored)
+
+    def _kept(self, key: str, body: bytes | bytearray) -> bytes | bytearray | None:
+        return self._instead(bytes(body)) if key.endswith(self._suffix) else body
 
 
 class Refuses(Through):

@@ -25,7 +25,7 @@ verify file sealed cli+rpc: 16 get
 delete file sealed cli: 8 get, 46 list, 9 delete
 delete file sealed rpc: 8 get, 26 list, 9 delete
 refused-delete file sealed cli+rpc: 6 get, 9 list
-rotate file sealed cli: 4 put-key, 14 get, 15 list, 2 delete
+rotate file sealed cli: 4 put-key, 20 get, 15 list, 2 delete
 full s3 plain cli+rpc: 6 put-segment, 1 put-manifest, 1 get, 2 head, 1 list
 incremental s3 plain cli+rpc: 6 put-segment, 1 put-manifest, 4 get, 2 head, 3 list
 restore s3 plain cli: 14 get, 1 head, 3 list
@@ -41,7 +41,7 @@ replace s3 sealed cli+rpc: 16 get, 2 list
 verify s3 sealed cli+rpc: 16 get
 delete s3 sealed cli+rpc: 8 get, 3 list, 2 delete
 refused-delete s3 sealed cli+rpc: 6 get, 2 list
-rotate s3 sealed cli: 4 put-key, 14 get, 1 list, 2 delete
+rotate s3 sealed cli: 4 put-key, 20 get, 2 head, 1 list, 2 delete
 """
 
 

@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from guestagent.datadir import durable
+from guestagent.jobs import room
 from guestagent.jobs.ledger import Ledger
 from guestagent.jobs.record import Job, Kind, State
 from guestagent.jobs.worker import Worker
@@ -70,17 +72,26 @@ def interrupted(ledger: Ledger, job: Job, *, phase: str = "") -> Job:
 
 
 @contextmanager
-def full_disk(*, but: Callable[[str], bool] = lambda name: False) -> Iterator[None]:
-    """No durable file can be written meanwhile, except those that ``but`` says."""
-    write = durable.write
+def full_disk(*, but: Callable[[str], bool] = lambda name: False, kept: bool = False) -> Iterator[None]:
+    """No durable file can be written meanwhile, except those that ``but`` says, and what has room ``kept`` for it.
+
+    Without that room it is a disk that takes nothing at all, for whatever reason.
+    """
+    write, spend = durable.write, room.spend
 
     def refuse(path: Any, data: bytes, **options: Any) -> None:
         if not but(path.name):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write(path, data, **options)
 
+    def refuse_room(spent: Path, path: Path, data: bytes) -> bool:
+        if not (kept or but(path.name)):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return spend(spent, path, data)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(durable, "write", refuse)
+        patch.setattr(room, "spend", refuse_room)
         yield
 
 

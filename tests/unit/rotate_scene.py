@@ -32,6 +32,9 @@ class Dies(Through):
     def put(self, key: str, body: bytes | bytearray, *, sha256: str = "") -> None:
         self._change(lambda: super(Dies, self).put(key, half(bytes(body)) if self._cuts() else body))
 
+    def put_new(self, key: str, body: bytes | bytearray) -> None:
+        self._change(lambda: super(Dies, self).put_new(key, half(bytes(body)) if self._cuts() else body))
+
     def delete(self, keys: Iterable[str]) -> None:
         self._change(lambda: super(Dies, self).delete(keys))
 

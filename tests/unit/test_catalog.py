@@ -609,30 +609,19 @@ def test_what_nobody_can_ask_is_not_said_to_be_ruined(scene: Scene) -> None:
     assert scene.catalog.get(number(1)) == stored
 
 
-def test_orphans_are_what_has_data_and_no_manifest(scene: Scene) -> None:
-    stored = store(scene.catalog, manifest(1))
-    orphan = store(scene.catalog, manifest(2))
-    (scene.folder(orphan) / "manifest.json").unlink()
-    store(scene.catalog, manifest(3, instance_id=OTHER))
-    (scene.root / "guest1" / "lost").mkdir()
-    (scene.root / "guest1" / "lost" / "x").write_text("x")
-    (found,) = scene.catalog.orphans(GUEST)
-    assert (found.instance_id, found.id) == (GUEST, orphan.id)
-    assert found.size == orphan.manifest.stored_size
+def test_what_lies_at_a_place_whatever_it_says(scene: Scene) -> None:
+    stored, other = store(scene.catalog, manifest(1)), store(scene.catalog, manifest(2))
+    (scene.folder(stored) / "manifest.json").unlink()
+    found = scene.catalog.remains(stored.location)
+    assert (found.instance_id, found.id, found.objects) == (GUEST, stored.id, 3)
+    assert found.size == stored.manifest.stored_size
     assert found.modified is not None
-    newest = max(path.stat().st_mtime for path in (scene.folder(orphan) / "data").iterdir())
+    newest = max(path.stat().st_mtime for path in (scene.folder(stored) / "data").iterdir())
     assert found.modified.timestamp() == pytest.approx(newest, abs=0.001)
-    assert scene.catalog.exists(stored.location)
-
-
-def test_an_orphan_that_vanishes_while_we_look_is_none(scene: Scene) -> None:
-    class Vanishing(Through):
-        def size(self, key: str) -> int:
-            shutil.rmtree(scene.root / "guest1")
-            return super().size(key)
-
-    scene.catalog.put_segment(GUEST, number(1), 0, b"data", digest(b"data"))
-    assert list(scene.seen(Vanishing).orphans(GUEST)) == []
+    assert scene.catalog.remains(other.location).objects == 4
+    shutil.rmtree(scene.folder(stored))
+    nothing = scene.catalog.remains(stored.location)
+    assert (nothing.objects, nothing.size, nothing.modified) == (0, 0, None)
 
 
 # Asking

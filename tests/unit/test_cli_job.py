@@ -122,7 +122,9 @@ def test_a_job_whose_process_is_gone_is_shown_as_failed(scene: Scene) -> None:
     wanted = interrupted(scene.ledger, job(1))
     (row,) = scene.type("job", "list", "-f", "json").json
     assert row["state"] == "failed"
-    assert row["error"].startswith("interrupted: the process that ran it died in phase dump; ")
+    assert row["error"].startswith(
+        "interrupted: the process that ran it died in phase dump, or could not note its end; "
+    )
     shown = scene.type("job", "show", wanted, "-f", "json").json
     assert shown["error"]["exit_status"] == GuestagentError.exit_status
     assert scene.ledger.get(wanted).state is State.RUNNING, "only told, not written"
@@ -132,7 +134,8 @@ def test_one_that_never_came_to_a_phase(scene: Scene) -> None:
     wanted = accept(scene.ledger, job(1))
     runner = dead_process()
     scene.ledger.change(wanted, State.QUEUED, lambda found: found.begun(CREATED, runner))
-    assert "interrupted: the process that ran it died;" in scene.type("job", "list", "-f", "value", "-c", "error").out
+    told = scene.type("job", "list", "-f", "value", "-c", "error").out
+    assert "interrupted: the process that ran it died, or could not note its end; what it left" in told
 
 
 def test_a_process_that_ends_while_we_look_is_not_taken_for_dead(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,11 +13,13 @@ import pytest
 
 from guestagent.catalog import Catalog
 from guestagent.cli import main
+from guestagent.errors import Busy, ObjectExists
 from guestagent.jobs.lock import only_job
 from guestagent.keys import KeySettings, open_keys
 from guestagent.keys.file import generate
 from guestagent.manifest import Backup
 from guestagent.storage import open_storage
+from guestagent.storage.file import FileStorage
 from tests.fakes.backups import GUEST, manifest
 
 
@@ -137,6 +139,22 @@ def test_a_backup_whose_key_is_missing_is_listed_and_fails_the_command(scene: Sc
         assert done.status == 2
         assert [row["outcome"] for row in done.json] == ["its key is not here"]
         assert f"guestagent: backup {backup.id} stays under key {ids['one']}, which is not here; name it" in done.err
+
+
+def test_a_backup_that_another_host_rotates_is_listed_and_fails_the_command(
+    scene: Scene, ids: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup = scene.taken(1, "one")
+    scene.configure(key_file=f"{scene.place}/two", old_key_files=f"{scene.place}/one")
+
+    def taken(_: FileStorage, key: str, body: bytes) -> None:
+        raise ObjectExists(f"{key} is there already")
+
+    monkeypatch.setattr(FileStorage, "put_new", taken)
+    done = scene.type("key", "rotate", "-f", "json")
+    assert [(row["old_key_id"], row["outcome"]) for row in done.json] == [(ids["one"], "another rotation is at it")]
+    assert done.status == Busy.exit_status
+    assert f"guestagent: another rotation of the key of backup {backup.id} has just begun; " in done.err
 
 
 def test_a_backup_that_cannot_be_read_is_listed_and_fails_the_command(scene: Scene, ids: dict[str, str]) -> None:

@@ -181,6 +181,22 @@ def test_a_command_that_cannot_be_written_down_does_nothing(bench: Bench) -> Non
     assert not bench.runs()
 
 
+def test_a_restore_whose_disk_for_records_fills_up_is_told_as_done(bench: Bench) -> None:
+    """And the next command does not say of it that its process died."""
+    (backup, tree) = bench.chain(1)[0]
+    target = bench.top / "target"
+
+    def no_record(name: str) -> bool:
+        return name.removesuffix(".json") not in {job.id for job in jobs(bench)}
+
+    with full_disk(but=no_record, kept=True):
+        outcome = typed(bench, Kind.RESTORE, {"source": backup.id, "datadir": str(target)})
+    assert data_in(target) == tree
+    typed(bench, Kind.DELETE, {"backup_id": backup.id, "cascade": False})
+    restored, _ = jobs(bench)
+    assert (restored.state, restored.result, restored.phase) == (State.COMPLETED, outcome, "")
+
+
 def test_the_next_command_tells_of_one_that_was_killed(bench: Bench) -> None:
     wanted = new_id()
     killed = bench.told_by_another(f"WANTED = {wanted!r}\n" + DIES)

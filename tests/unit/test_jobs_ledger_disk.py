@@ -18,13 +18,14 @@ import pytest
 
 from guestagent.datadir import durable
 from guestagent.errors import Corrupt, GuestagentError
+from guestagent.jobs import room
 from guestagent.jobs.ledger import Ledger
 from guestagent.jobs.record import Failure, Job, Kind, State, Step
 from tests.fakes.bench import PATIENCE
 from tests.processes import eventually
 from tests.unit.datadir_scene import at_each_step, killed_at
 from tests.unit.datadir_scene import full_disk as no_room
-from tests.unit.jobs_scene import MOMENT, asked, full_disk
+from tests.unit.jobs_scene import MOMENT, asked, full_disk, interrupted
 
 ROOT = os.geteuid() == 0
 NOBODY = 65534
@@ -87,7 +88,7 @@ def test_no_history_at_all(ledger: Ledger) -> None:
 
 def test_what_was_half_written_goes_with_the_next_end(ledger: Ledger) -> None:
     begun = running(ledger, asked())
-    for name in (f"{asked().id}.json.new", f"{begun.id}.new", f"{begun.id}.json.new"):
+    for name in (f"{asked().id}.json.new", f"{asked().id}.room.new", f"{begun.id}.new", f"{begun.id}.json.new"):
         (place(ledger) / name).write_text("half")
     ledger.complete(begun.id, {})
     assert files(ledger) == {f"{begun.id}.json"}
@@ -103,8 +104,9 @@ def test_an_end_is_an_end_even_if_nothing_can_be_tidied(
     def fail(path: Path, *_: object) -> None:
         raise FileNotFoundError if str(path).endswith(".new") else OSError(errno.EROFS, "read-only")
 
-    monkeypatch.setattr(os, call, fail)
-    assert ledger.complete(begun.id, {}).state is State.COMPLETED
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, fail)
+        assert ledger.complete(begun.id, {}).state is State.COMPLETED
     assert "cannot tidy up" in caplog.text
     assert ledger.get(begun.id).state is State.COMPLETED
 
@@ -280,7 +282,67 @@ def test_a_request_is_on_disk_before_it_is_accepted(ledger: Ledger, monkeypatch:
     assert synced == [str(ledger.state_dir), f"{record}{durable.FRESH}", str(place(ledger))]
     synced.clear()
     ledger.begin(job.id)
-    assert synced == [f"{record}{durable.FRESH}", str(place(ledger))]
+    kept = record.with_suffix(".room")
+    assert synced == [f"{kept}{durable.FRESH}", str(place(ledger)), f"{record}{durable.FRESH}", str(place(ledger))]
+    synced.clear()
+    ledger.complete(job.id, {})
+    assert synced == [str(kept), str(place(ledger))]
+
+
+# Room for the end
+
+
+def test_an_end_is_noted_on_a_full_disk_in_the_room_that_was_kept_for_it(ledger: Ledger) -> None:
+    """Else the next one would say of what was done that its process died."""
+    done, failed = running(ledger, asked()), running(ledger, asked())
+    kept = {job.id: (place(ledger) / f"{job.id}.room").stat() for job in (done, failed)}
+    assert {status.st_size for status in kept.values()} == {room.SIZE}
+    with full_disk(kept=True):
+        with pytest.raises(GuestagentError, match="No space left"):
+            ledger.enter(done.id, "x")
+        assert ledger.complete(done.id, {"size": 1}).result == {"size": 1}
+        assert ledger.fail(failed.id, WHY).failure == WHY
+        assert ledger.interrupted() == []
+    assert {job.id: job.state for job in ledger.all()} == {done.id: State.COMPLETED, failed.id: State.FAILED}
+    assert files(ledger) == {f"{done.id}.json", f"{failed.id}.json"}
+    for job in (done, failed):
+        found = (place(ledger) / f"{job.id}.json").stat()
+        assert (found.st_ino, stat.S_IMODE(found.st_mode)) == (kept[job.id].st_ino, 0o600), "no other room was taken"
+
+
+def test_a_job_for_whose_end_there_is_no_room_does_not_begin(ledger: Ledger) -> None:
+    waits, _ = ledger.accept(asked())
+    new = asked(origin="cli")
+    begins: list[Callable[[], Job]] = [lambda: ledger.begin(waits.id), lambda: ledger.open(new)]
+    for begin in begins:
+        with full_disk(but=lambda name: name.endswith(".json")), pytest.raises(GuestagentError, match="No space left"):
+            begin()
+    assert ledger.all() == [waits]
+    assert files(ledger) == {f"{waits.id}.json"}
+
+
+def test_an_end_of_which_there_is_much_to_tell_needs_more_room_than_was_kept(ledger: Ledger) -> None:
+    begun, result = running(ledger, asked()), {"deleted": ["x" * room.SIZE]}
+    assert ledger.complete(begun.id, result) == ledger.get(begun.id)
+    assert ledger.get(begun.id).result == result
+
+
+def test_a_job_of_an_older_version_has_no_room_and_ends_all_the_same(ledger: Ledger) -> None:
+    begun = running(ledger, asked())
+    (place(ledger) / f"{begun.id}.room").unlink()
+    assert ledger.complete(begun.id, {}) == ledger.get(begun.id)
+    again = running(ledger, asked())
+    (place(ledger) / f"{again.id}.room").unlink()
+    ledger.enter(again.id, "x")
+    with full_disk(kept=True):
+        ledger.fail(again.id, WHY)
+    assert files(ledger) == {f"{begun.id}.json", f"{again.id}.json"}
+
+
+def test_the_room_of_the_dead_is_there_for_who_tells_of_them(ledger: Ledger) -> None:
+    job = interrupted(ledger, asked())
+    with full_disk(kept=True):
+        assert ledger.fail(job.id, WHY).failure == WHY
 
 
 # Killed

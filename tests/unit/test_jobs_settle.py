@@ -30,6 +30,7 @@ from tests.processes import eventually, is_gone
 from tests.unit.jobs_scene import MOMENT, asked, full_disk, interrupted, not_us
 
 DIED = "the process that ran it died"
+UNNOTED = ", or could not note its end"
 
 JOB = """
 from guestagent.jobs.ledger import Ledger
@@ -69,11 +70,17 @@ def dies(bench: Bench, monkeypatch: pytest.MonkeyPatch, job: Job, lines: str) ->
     assert is_interrupted(Ledger(bench.state).get(job.id))
 
 
-def what(job: Job) -> str:
+def what(job: Job, *, hint: str = "ask for it again, under a new id") -> str:
     assert job.failure is not None
     assert (job.state, job.failure.code, job.failure.exit_status) == (State.FAILED, "failed", 1)
-    assert job.failure.hint == "ask for it again, under a new id"
+    assert job.failure.hint == hint
     return job.failure.what
+
+
+def remedy(bench: Bench) -> str:
+    """What to do where no server runs on the target."""
+    start = " ".join(bench.server.command("start"))
+    return f"see that these are the data that you want, and start the server ({start}); or restore again, with --start"
 
 
 # Backups
@@ -139,7 +146,7 @@ def test_a_backup_that_could_not_be_restored_has_failed(bench: Bench, ledger: Le
     taken = bench.backup(parent, id=job.id)
     bench.object(parent if victim == "its parent's" else taken, "data/00000000").unlink()
     (ended,) = settle(ledger, bench.host())
-    assert what(ended) == DIED
+    assert what(ended) == DIED + UNNOTED
 
 
 def test_a_backup_whose_parent_is_gone_has_failed(bench: Bench, ledger: Ledger) -> None:
@@ -148,7 +155,7 @@ def test_a_backup_whose_parent_is_gone_has_failed(bench: Bench, ledger: Ledger) 
     bench.backup(parent, id=job.id)
     bench.catalog().delete(parent)
     (ended,) = settle(ledger, bench.host())
-    assert what(ended) == DIED
+    assert what(ended) == DIED + UNNOTED
 
 
 def test_how_far_it_was_is_told(bench: Bench, ledger: Ledger) -> None:
@@ -164,7 +171,7 @@ def test_how_far_it_was_is_told(bench: Bench, ledger: Ledger) -> None:
         if step is not None:
             ledger.note(job.id, step)
         (ended,) = settle(ledger, host)
-        assert what(ended) == words
+        assert what(ended) == words + UNNOTED
 
 
 @pytest.mark.parametrize("error", [StorageError("503 slow down"), StorageDenied("no")], ids=["slow", "denied"])
@@ -179,7 +186,7 @@ def test_a_backup_of_which_only_the_store_can_tell_waits_for_the_store(
     assert f"cannot tell how {backup} ended: {error.what}" in caplog.text
     bench.wrap = lambda inner: inner
     (ended,) = settle(ledger, bench.host())
-    assert what(ended) == DIED
+    assert what(ended) == DIED + UNNOTED
     assert ended.id == backup.id
 
 
@@ -188,7 +195,7 @@ def test_a_store_that_does_not_come_back_is_given_up(bench: Bench, ledger: Ledge
     bench.wrap = lambda inner: Refuses(inner, "get")
     assert settle(ledger, bench.host()) == []
     (ended,) = settle(ledger, bench.host(), give_up=True)
-    assert (ended.id, what(ended)) == (job.id, DIED)
+    assert (ended.id, what(ended)) == (job.id, DIED + UNNOTED)
 
 
 def test_a_manifest_that_cannot_be_read_is_no_backup(bench: Bench, ledger: Ledger) -> None:
@@ -198,7 +205,7 @@ def test_a_manifest_that_cannot_be_read_is_no_backup(bench: Bench, ledger: Ledge
     place.mkdir(parents=True)
     (place / "manifest.json").write_text("{}")
     (ended,) = settle(ledger, bench.host())
-    assert what(ended) == DIED
+    assert what(ended) == DIED + UNNOTED
 
 
 def test_a_host_without_an_id_of_its_own_asks_no_store(bench: Bench, ledger: Ledger) -> None:
@@ -206,7 +213,7 @@ def test_a_host_without_an_id_of_its_own_asks_no_store(bench: Bench, ledger: Led
     bench.instance = None
     interrupted(ledger, asked(Kind.BACKUP))
     (ended,) = settle(ledger, bench.host())
-    assert what(ended) == DIED
+    assert what(ended) == DIED + UNNOTED
 
 
 @pytest.mark.parametrize("kind", [Kind.VERIFY, Kind.DELETE])
@@ -214,7 +221,7 @@ def test_other_jobs_have_failed(bench: Bench, ledger: Ledger, kind: Kind) -> Non
     bench.wrap = lambda inner: Refuses(inner, "get")
     interrupted(ledger, asked(kind))
     (ended,) = settle(ledger, bench.host())
-    assert what(ended) == DIED
+    assert what(ended) == DIED + UNNOTED
 
 
 def test_a_full_disk_keeps_them_for_later(bench: Bench, ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
@@ -282,8 +289,13 @@ def test_a_restore_that_died_in_its_swap_is_ended_and_says_how(
     job, tree = dead_in_its_swap(bench, ledger, monkeypatch)
     (ended,) = settle(ledger, bench.host(datadir=None))
     assert ended.id == job.id
-    assert what(ended).startswith(f"{DIED} in phase ")
-    assert f"; finished a swap in {bench.datadir}: the new data are in place" in what(ended)
+    told = what(ended, hint=remedy(bench))
+    kept = bench.datadir / "#sql-guestagent" / f".old-{job.request['source']}"
+    assert told.startswith(f"{DIED} in phase ")
+    assert told.endswith(
+        f"{UNNOTED}; finished a swap in {bench.datadir}: the new data are in place, the old are kept in {kept}; "
+        f"no server runs on {bench.datadir}, whose data were restored from backup {job.request['source']}"
+    )
     assert data_in(bench.datadir) == tree
     assert not half_swapped(bench.datadir)
 
@@ -316,7 +328,56 @@ def test_while_another_job_has_the_host_nothing_is_touched(
     assert settle(ledger, bench.host()) == []
     assert data_in(bench.datadir) == tree, "the configured datadir is looked at, whether a job says so or not"
     assert "an earlier restore had died in its swap: finished a swap" in caplog.text
+    assert f"no server runs on {bench.datadir}" in caplog.text
+    assert remedy(bench) in caplog.text
     assert not (bench.state / "scratch").exists()
+
+
+STOP_DIES = """
+from guestagent.operations import service
+def stopped(*arguments, stop=service.stop):
+    stop(*arguments)
+    while Ledger(bench.state).all()[0].phase != "stop":
+        time.sleep(0.01)
+    die()
+service.stop = stopped
+"""
+
+START_DIES = """
+from guestagent.operations import service
+def starting(*_):
+    while Ledger(bench.state).all()[0].phase != "start":
+        time.sleep(0.01)
+    die()
+service.start_quietly = starting
+"""
+
+
+@pytest.mark.parametrize("phase", ["stop", "start"])
+def test_a_server_that_a_dead_restore_has_left_down_is_told_with_its_data_and_the_remedy(
+    bench: Bench, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, phase: str
+) -> None:
+    (backup, tree) = bench.chain(1)[0]
+    job = asked(Kind.RESTORE, request={"source": backup.id, "replace": True})
+    dies(bench, monkeypatch, job, STOP_DIES if phase == "stop" else START_DIES)
+    assert not bench.server.running
+    (ended,) = settle(ledger, bench.host())
+    whose, older = "never restored", ""
+    if phase == "start":
+        whose = f"restored from backup {backup.id}"
+        older = f"; older data are kept in {bench.datadir / '#sql-guestagent' / f'.old-{backup.id}'}"
+    down = f"; no server runs on {bench.datadir}, whose data were {whose}{older}"
+    told = what(ended, hint=remedy(bench))
+    assert told.startswith(f"{DIED} in phase {phase}")
+    assert told.endswith(f"{UNNOTED}{down}")
+    assert f"{told}; {remedy(bench)}" in caplog.text
+    assert data_in(bench.datadir) == (tree if phase == "start" else BEFORE)
+
+
+def test_a_server_that_runs_after_all_is_not_told_of(bench: Bench, ledger: Ledger) -> None:
+    interrupted(ledger, asked(Kind.RESTORE), phase="start")
+    (ended,) = settle(ledger, bench.host())
+    assert what(ended) == f"{DIED} in phase start{UNNOTED}"
 
 
 @pytest.mark.parametrize("target", ["nowhere", "not configured"])
@@ -324,7 +385,7 @@ def test_a_restore_whose_target_is_not_there(bench: Bench, ledger: Ledger, targe
     nowhere = bench.top / "nowhere"
     interrupted(ledger, asked(Kind.RESTORE), phase="plan")
     (ended,) = settle(ledger, bench.host(datadir=nowhere if target == "nowhere" else None))
-    assert what(ended) == f"{DIED} in phase plan"
+    assert what(ended) == f"{DIED} in phase plan{UNNOTED}"
     assert not nowhere.exists()
 
 

@@ -326,6 +326,19 @@ def test_a_plain_backup_is_refused_beside_encrypted_ones_though_nobody_has_a_key
     bench.restore(full, replace=True, start=False, accept_unencrypted=full.id)
 
 
+@pytest.mark.parametrize("left", ["key.json", "key.next.json"])
+def test_a_spare_tells_as_well_that_others_are_encrypted(bench: Bench, left: str) -> None:
+    """It is all that is left where the store has lost the key that a rotation had replaced."""
+    full = bench.backup()
+    bench.keys = ring(bench.top, "first")
+    encrypted = bench.backup()
+    bench.keys = None
+    bench.object(encrypted, "key.json").rename(bench.object(encrypted, left))
+    with pytest.raises(Refused, match="is not encrypted, and others of guest1 are"):
+        bench.restore(full, replace=True, start=False)
+    assert untouched(bench)
+
+
 def test_who_knows_the_checksum_needs_no_key(bench: Bench) -> None:
     full = bench.backup()
     bench.keys = ring(bench.top, "first")

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from guestagent.errors import Cancelled, ConfigError, Corrupt, StorageError
+from guestagent.errors import Busy, Cancelled, ConfigError, Corrupt, StorageError
 from guestagent.keys.file import generate
 from guestagent.operations.backup import backup
 from guestagent.operations.plan import RestoreRequest
@@ -16,7 +16,7 @@ from guestagent.operations.restore import restore
 from guestagent.operations.rotate import KeyInUse, Rewrapped, keys_in_use, outdated, rotate
 from guestagent.progress import Watch
 from tests.fakes.bench import Bench, CancelAt, Told, data_in
-from tests.fakes.stores import Acts, Garbles, ListsNothing, Refuses
+from tests.fakes.stores import Acts, Garbles, ListsNothing, Refuses, Through
 from tests.unit.rotate_scene import On, host_with, taken
 
 
@@ -154,6 +154,27 @@ def test_a_key_that_is_missing_keeps_its_backups_and_no_others(bench: Bench, on:
     )
     assert bench.objects()[f"guest1/{lost.id}/key.json"] == before[f"guest1/{lost.id}/key.json"]
     assert host.catalog.key_id_of(kept) == ids["three"]
+
+
+def test_a_backup_that_another_host_rotates_is_left_to_it_and_no_others(
+    bench: Bench, on: On, ids: dict[str, str]
+) -> None:
+    backups = [taken(on("one"), number) for number in (1, 2)]
+
+    class Met(Through):
+        def put_new(self, key: str, body: bytes | bytearray) -> None:
+            if backups[0].id in key:
+                super().put_new(key, bench.object(backups[0], "key.json").read_bytes())
+            super().put_new(key, body)
+
+    bench.wrap = Met
+    met, done = rotate(on("two", "one"), Watch())
+    assert (met.backup.id, met.key_id, done.error) == (backups[0].id, ids["one"], None)
+    assert isinstance(met.error, Busy)
+    assert str(met.error).startswith(
+        f"another rotation of the key of backup {met.backup.id} has just begun; let it end"
+    )
+    assert {key.id: key.backups for key in keys_in_use(on("two", "one"))} == {ids["two"]: 1, ids["one"]: 1}
 
 
 def test_a_backup_that_cannot_be_read_keeps_its_key_and_no_others(bench: Bench, on: On, ids: dict[str, str]) -> None:

@@ -18,7 +18,7 @@ from guestagent.operations.rotate import KeyInUse, Rewrapped, keys_in_use, outda
 from guestagent.progress import Watch
 from guestagent.storage import Storage
 from tests.fakes.bench import Bench
-from tests.fakes.stores import Garbles, Lies, ListsNothing, Refuses, half
+from tests.fakes.stores import Garbles, Lies, ListsNothing, Refuses, Through, half
 from tests.unit.rotate_scene import Died, Dies, On, host_with, taken
 
 KEY, SPARE = "key.json", "key.next.json"
@@ -223,6 +223,17 @@ def test_a_rotation_where_nothing_may_be_deleted_leaves_spares_of_the_current_ke
     rotates(bench, on, lost, "three")
 
 
+def test_a_spare_whose_put_arrives_twice_is_no_other_rotations(bench: Bench, on: On, made: Backup) -> None:
+    class Twice(Through):
+        def put_new(self, key: str, body: bytes | bytearray) -> None:
+            super().put_new(key, body)
+            super().put_new(key, body)
+
+    rotating(bench, on("two", "one"), Twice)
+    assert names(bench) == {KEY, "manifest.json"}
+    assert opens(on, made, "two")
+
+
 def test_a_spare_that_cannot_be_deleted_now_goes_the_next_time(bench: Bench, on: On, made: Backup) -> None:
     with pytest.raises(StorageError, match="503 slow down"):
         rotating(bench, on("two", "one"), lambda inner: Refuses(inner, "delete"))
@@ -253,7 +264,7 @@ def test_a_delete_takes_the_spare_along(bench: Bench, on: On, lost: Backup, how:
         catalog.delete(on("two").catalog.get(lost.id))
     else:
         bench.object(lost, "manifest.json").unlink()
-        assert [orphan.objects for orphan in catalog.orphans(lost.manifest.instance_id)] == [2]
+        assert catalog.remains(lost.location).objects == 2
         catalog.discard(lost.location)
     assert bench.objects() == {}
 

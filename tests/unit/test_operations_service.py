@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from guestagent.errors import Cancelled, DatabaseError, GuestagentError, ToolErr
 from guestagent.operations import service
 from guestagent.operations.host import DatabaseSettings
 from guestagent.progress import Cancel, Watch
+from guestagent.streams.process import run_command
 from tests.fakes.bench import PATIENCE, Bench, when
 
 SYSTEMCTL = """#!/bin/sh
@@ -72,6 +74,85 @@ def test_a_stop_command_that_fails(bench: Bench, settings: DatabaseSettings) -> 
     bench.server.knob("refuse-stop")
     with pytest.raises(ToolError, match=r"fake-server stop .* failed with exit status 1: access denied"):
         service.stop(settings, bench.datadir, Watch())
+
+
+def test_a_server_that_takes_its_time_to_go_is_stopped_again_until_it_is_gone(
+    bench: Bench, settings: DatabaseSettings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(service, "LEAVES", PATIENCE)
+    monkeypatch.setattr(service, "LOOK", 0.01)
+    bench.server.knob("ignore-stop")
+    when(lambda: len(bench.server.calls()) > 1, lambda: (bench.server.place / "ignore-stop").rename(bench.top / "knob"))
+    service.stop(settings, bench.datadir, Watch())
+    assert not bench.server.running
+    assert "cannot stop" not in caplog.text
+
+
+@pytest.mark.parametrize("boots", ["no-locks", "no-pid"])
+def test_a_server_that_is_still_starting_as_its_start_is_cancelled_is_stopped(
+    bench: Bench, settings: DatabaseSettings, monkeypatch: pytest.MonkeyPatch, boots: str
+) -> None:
+    """The stop command finds no pid file, and says that it is done."""
+    for name, value in (("LEAVES", PATIENCE), ("TURNS_UP", PATIENCE), ("LOOK", 0.01)):
+        monkeypatch.setattr(service, name, value)
+    bench.server.halt()
+    bench.server.knob(boots)
+    booting, cancel = bench.server.place / "booting", Cancel()
+    booting.unlink()
+    when(lambda: booting.exists() and booting.read_text() == boots, lambda: cancel.set("stopped by SIGINT"))
+    with pytest.raises(Cancelled):
+        start(bench, settings, Watch(cancel=cancel))
+
+    def then_it_boots(argv: Sequence[str], watch: Watch) -> None:
+        run_command(argv, watch)
+        (bench.server.place / boots).unlink(missing_ok=True)
+
+    monkeypatch.setattr(service, "run_command", then_it_boots)
+    service.stop(settings, bench.datadir, Watch())
+    assert bench.server.calls().count("stop") > 1
+    assert not bench.server.running
+    assert not bench.server.up
+
+
+def test_a_stop_that_fails_while_the_server_goes_is_only_reported(
+    bench: Bench, settings: DatabaseSettings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a second shutdown does, by a client that nobody answers any more."""
+    monkeypatch.setattr(service, "LEAVES", PATIENCE)
+    monkeypatch.setattr(service, "LOOK", 0.01)
+    bench.server.knob("ignore-stop")
+
+    def refuse() -> None:
+        bench.server.knob("refuse-stop")
+        when(lambda: "cannot stop" in caplog.text, bench.server.end)
+
+    when(lambda: len(bench.server.calls()) > 1, refuse)
+    service.stop(settings, bench.datadir, Watch())
+    assert f"cannot stop the server on {bench.datadir} as yet: " in caplog.text
+    assert not bench.server.running
+
+
+@pytest.mark.parametrize("up", [True, False])
+def test_a_cancel_ends_the_wait_for_a_server_that_stops(
+    bench: Bench, settings: DatabaseSettings, monkeypatch: pytest.MonkeyPatch, up: bool
+) -> None:
+    for name, value in (("LEAVES", 600), ("TURNS_UP", 600), ("LOOK", 0.01)):
+        monkeypatch.setattr(service, name, value)
+    bench.server.knob("ignore-stop") if up else bench.server.halt()
+    cancel = Cancel()
+    when(lambda: "stop" in bench.server.calls(), lambda: cancel.set("stopped by SIGINT"))
+    with pytest.raises(Cancelled, match="stopped by SIGINT"):
+        service.stop(settings, bench.datadir, Watch(cancel=cancel))
+
+
+def test_no_server_at_all_is_not_waited_for_longer_than_one_takes_to_turn_up(
+    bench: Bench, settings: DatabaseSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("LEAVES", 600), ("TURNS_UP", 0.1), ("LOOK", 0.01)):
+        monkeypatch.setattr(service, name, value)
+    bench.server.halt()
+    service.stop(settings, bench.datadir, Watch())
+    assert bench.server.calls() == ["stop"]
 
 
 # Starting quietly

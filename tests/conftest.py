@@ -1,21 +1,45 @@
-"""What every test gets: an environment without the settings of whoever runs it, and the integration mark by place."""
+"""What every test gets: an environment without the settings of whoever runs it, and the integration mark by place.
+
+What tests write lies in memory where there is enough of it: syncing it to a disk is most of what they would wait for.
+"""
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from botocore import loaders, session
 
 INTEGRATION = Path(__file__).parent / "integration"
+MEMORY = Path("/dev/shm")
+ENOUGH = 3 << 30
+"""Bytes that all tests at work may fill."""
+
+
+def pytest_configure() -> None:
+    """Nobody's TMPDIR is overruled; tests that are about a disk ask for one."""
+    if "TMPDIR" not in os.environ and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > ENOUGH:
+        tempfile.tempdir = str(MEMORY)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if INTEGRATION in item.path.parents:
             item.add_marker(pytest.mark.integration)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def descriptions_read_once() -> Iterator[None]:
+    """boto3 reads its descriptions of services, megabytes of JSON, once and not for each client."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "create_loader", functools.cache(loaders.create_loader))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -33,13 +33,16 @@ ODD_KEYS = (
 )
 NO_KEYS = ("", "/", "/a", "a/", "a//b", ".", "..", "a/../b", "./a", "a/..", "a\0b", "a\nb", "\ud800", "../a", "/etc/x")
 S3_PREFIX = "pre fix+ü/deep"
+MOTO_PAGE = 100
+"""Keys in one page of a listing, instead of a thousand."""
 
 _number = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
 def moto() -> Iterator[str]:
-    with moto_s3() as endpoint_url:
+    with pytest.MonkeyPatch.context() as patch, moto_s3() as endpoint_url:
+        patch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", str(MOTO_PAGE))
         yield endpoint_url
 
 
@@ -65,7 +68,7 @@ def _swift(_: pytest.FixtureRequest) -> Storage:
 @pytest.fixture(
     params=[
         pytest.param((_file, 1005), id="file"),
-        pytest.param((_moto, 1005), id="moto"),
+        pytest.param((_moto, 2 * MOTO_PAGE + 5), id="moto"),
         pytest.param((_swift, 2 * LISTING_PAGE + 5), id="swift", marks=pytest.mark.integration),
     ]
 )

@@ -7,8 +7,6 @@ import os
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
-from typing import NamedTuple
 
 from tests.fakes.manners import MARIABACKUP, go_wrong_halfway, halts, knob, say
 
@@ -16,17 +14,15 @@ MAGIC = b"XBSTCK01"
 BLOCK = 4096
 
 
-class Chunk(NamedTuple):
+class Chunk:
     """A piece of a file; an empty one stands for the file's end."""
 
-    path: str
-    offset: int
-    data: bytes
-    end: bool
+    def __init__(self, path: str, offset: int, data: bytes, *, end: bool) -> None:
+        self.path, self.offset, self.data, self.end = path, offset, data, end
 
 
 def is_innodb(name: str) -> bool:
-    return name.endswith((".ibd", ".ibu")) or Path(name).name.startswith(("ibdata", "undo"))
+    return name.endswith((".ibd", ".ibu")) or os.path.basename(name).startswith(("ibdata", "undo"))
 
 
 def send(files: Mapping[str, bytes], *, parallel: int, wrong: set[str]) -> None:

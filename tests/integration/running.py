@@ -21,7 +21,7 @@ import pytest
 
 from guestagent.storage.file import TEMPORARY
 from tests.servers.guest import Guest
-from tests.servers.mariadb import MariaDB, Row, give_to_server, workplace
+from tests.servers.mariadb import MariaDB, Row, give_to_server
 
 PATIENCE = 120.0
 """Seconds that anything may take that a test waits for."""
@@ -259,13 +259,6 @@ def in_memory() -> Iterator[None]:
     enough = fast.is_dir() and shutil.disk_usage(fast).free > ENOUGH
     with _temporaries(str(fast) if enough else tempfile.tempdir):
         yield
-
-
-@contextmanager
-def on_disk() -> Iterator[Path]:
-    """A directory on the usual disk, also while all else is in memory."""
-    with _temporaries(None), workplace() as place:
-        yield place
 
 
 @contextmanager

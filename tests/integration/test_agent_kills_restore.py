@@ -12,7 +12,6 @@ from guestagent.manifest import Backup
 from tests.integration.running import (
     holding,
     in_memory,
-    on_disk,
     slow_moves,
     step,
     wait_for_held,
@@ -89,7 +88,7 @@ class Target:
 
 @pytest.fixture(scope="module")
 def whole_target(source: Source) -> Iterator[Target]:
-    with on_disk() as disk, workplace() as place, MariaDB(datadir=disk / "data", running=False) as server:
+    with workplace() as place, MariaDB(datadir=place / "data", running=False) as server:
         start = Gate(place, "start", server.start_script())
         stop = Gate(place, "stop", server.stop_script())
         url = local_url(place)

@@ -16,7 +16,7 @@ from tests.integration.test_chain import FIRST, SECOND, THIRD
 from tests.servers.agent import Agent, serving
 from tests.servers.conductor import Conductor, Row
 from tests.servers.guest import Guest
-from tests.servers.rabbitmq import RabbitMQ, shared_rabbitmq
+from tests.servers.rabbitmq import fragile_rabbitmq, shared_rabbitmq
 from tests.servers.trove import Trove
 
 pytestmark = pytest.mark.integration
@@ -87,7 +87,7 @@ def test_ends_are_told_whatever_was_away_meanwhile_and_whatever_the_clock_says(
     place: Path, make_guest: MakeGuest, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL)  # libraries tell of the outage, at length
-    with RabbitMQ() as broker:
+    with fragile_rabbitmq() as broker:
         url = broker.url(broker.vhost())
         guest = make_guest(defaults=serving(url), settings=CONDUCTOR)
         guest.server.script("CREATE DATABASE d; CREATE TABLE d.my (id INT PRIMARY KEY, v TEXT) ENGINE=MyISAM;")

@@ -131,9 +131,11 @@ def _owner(guest: Guest) -> str:
 
 
 LINKS = 20
+RESTORED = (*range(8), 13, 19)
+"""All kinds of links, of which each comes again after six, and what is far from the base."""
 
 
-def test_twenty_links_each_restore_to_their_own_data(guest: Guest, make_guest: MakeGuest) -> None:
+def test_links_of_twenty_restore_to_their_own_data(guest: Guest, make_guest: MakeGuest) -> None:
     guest.server.script("CREATE DATABASE d; CREATE TABLE d.t (id INT PRIMARY KEY, v TEXT) ENGINE=InnoDB;")
     chain: list[tuple[Backup, dict[str, int | str]]] = []
     for number in range(LINKS):
@@ -146,7 +148,7 @@ def test_twenty_links_each_restore_to_their_own_data(guest: Guest, make_guest: M
         backup = guest.back_up(chain[-1][0] if chain else None)
         chain.append((backup, guest.server.content()))
     other = make_guest("guest2", empty=True)
-    for backup, expected in chain:
+    for backup, expected in (chain[number] for number in RESTORED):
         other.server.stop()
         other.restore(backup, replace=True, start=True)
         assert other.server.content() == expected

@@ -24,7 +24,7 @@ from guestagent.outbox.postman import Postman
 from guestagent.outbox.stamps import Stamps
 from tests.processes import eventually
 from tests.servers.conductor import EXCHANGE, Conductor
-from tests.servers.rabbitmq import RabbitMQ, shared_rabbitmq
+from tests.servers.rabbitmq import fragile_rabbitmq, shared_rabbitmq
 from tests.servers.rpc_agent import transport_to
 
 GUEST = "guest-1"
@@ -222,7 +222,7 @@ def test_a_conductor_that_dies_with_what_it_took_is_told_again(url: str, tmp_pat
 
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 def test_a_broker_that_dies_during_a_backup_costs_nothing(tmp_path: Path) -> None:
-    with RabbitMQ() as broker:
+    with fragile_rabbitmq() as broker:
         url = broker.url(broker.vhost())
         with Conductor(url, workers=1) as conductor, running(url, tmp_path, interval=0.5) as guest:
             conductor.expect("b1", GUEST)
@@ -244,7 +244,7 @@ def test_a_broker_that_dies_during_a_backup_costs_nothing(tmp_path: Path) -> Non
 
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 def test_a_broker_that_hangs_does_not_hold_up_the_end(tmp_path: Path) -> None:
-    with RabbitMQ() as broker:
+    with fragile_rabbitmq() as broker:
         url = broker.url(broker.vhost())
         with Conductor(url) as conductor:
             conductor.expect("b1", GUEST)

@@ -22,7 +22,6 @@ from tests.integration.running import (
     filesystem,
     holding,
     in_memory,
-    on_disk,
     slow_moves,
     step,
     tool_on_path,
@@ -363,7 +362,7 @@ def test_a_kill_at_any_point_leaves_the_old_or_the_new(source: Source, place: Pa
     ]
     turns = [(source.further, source.at_further), (source.tip, source.at_tip)]
     hits = []
-    with on_disk() as disk, slow_moves(place) as slowly, MariaDB(datadir=disk / "turns", running=False) as server:
+    with slow_moves(place) as slowly, MariaDB(datadir=place / "turns", running=False) as server:
         stop = Gate(server.home, "stop", server.stop_script())
         database = f"stop_command = {stop.script}\n"
         target = Guest("guest4", server, place, f"file://{place}/store", database=database)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +21,7 @@ from botocore.exceptions import ClientError
 from guestagent.errors import ObjectExists, ObjectMissing, StorageDenied, StorageError
 from guestagent.storage import Storage, open_storage, s3
 from tests.servers.swift import ACCESS_KEY, SECRET_KEY, Swift, shared_swift
+from tests.servers.workplace import DISK
 
 pytestmark = pytest.mark.integration
 
@@ -157,8 +159,8 @@ def test_a_bucket_that_does_not_exist_is_named(swift: Swift) -> None:
             ask()
 
 
-def test_objects_survive_a_restart_of_the_store(tmp_path: Path) -> None:
-    with Swift(tmp_path / "swift") as swift:
+def test_objects_survive_a_restart_of_the_store() -> None:
+    with tempfile.TemporaryDirectory(dir=DISK) as place, Swift(Path(place)) as swift:
         swift.make_bucket("bucket")
         store = open_storage("s3://bucket", s3=swift.settings())
         store.put("key", BODY, sha256=digest(BODY))

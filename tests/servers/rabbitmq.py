@@ -19,10 +19,11 @@ import atexit
 import functools
 import os
 import shutil
+import signal
 import subprocess
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -182,6 +183,13 @@ class RabbitMQ:
         """End the broker as a crash of its machine would."""
         self._end(patience=0)
 
+    def revive(self) -> None:
+        """Have it run and answer, whether it was killed, stopped or neither."""
+        if self._broker is None:
+            self.start()
+        else:
+            self._broker.send_signal(signal.SIGCONT)
+
     def stop(self) -> None:
         """End the broker as its operator would."""
         self._end(patience=STOP_PATIENCE)
@@ -274,3 +282,13 @@ def _end(process: subprocess.Popen[bytes], *, patience: float) -> None:
 def shared_rabbitmq() -> RabbitMQ:
     """One running broker for the whole test run, ended with it; each test gets a vhost of its own."""
     return RabbitMQ().__enter__()
+
+
+@contextmanager
+def fragile_rabbitmq() -> Iterator[RabbitMQ]:
+    """The shared broker for a test that kills or stops it; it runs again afterwards, whatever has happened."""
+    broker = shared_rabbitmq()
+    try:
+        yield broker
+    finally:
+        broker.revive()

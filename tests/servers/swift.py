@@ -32,6 +32,7 @@ from typing import Any, Self
 from guestagent.storage import S3Settings
 from tests.servers.moto_s3 import make_bucket
 from tests.servers.ports import free_ports, listens
+from tests.servers.workplace import DISK
 
 SWIFT = "swift==2.38.0"
 ACCESS_KEY = "test:tester"
@@ -227,7 +228,7 @@ class Swift:
 @functools.cache
 def shared_swift() -> Swift:
     """One running store for the whole test run, ended with it; each test makes buckets of its own."""
-    place = Path(tempfile.mkdtemp(prefix="ga-swift-"))
+    place = Path(tempfile.mkdtemp(prefix="ga-swift-", dir=DISK))  # in memory no attributes, before Linux 6.6
     atexit.register(shutil.rmtree, place, ignore_errors=True)
     swift = Swift(place)
     atexit.register(swift.stop)

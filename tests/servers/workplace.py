@@ -18,6 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PREFIX = "ga-"
+DISK = "/var/tmp"
+"""Where files lie on a disk, also while those of tests are kept in memory."""
 LONGEST_SOCKET = 107
 """Bytes that the kernel takes for the path of a UNIX socket."""
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -136,9 +136,21 @@ class Scene:
     def hang(self, wanted: str) -> str:
         """Have the agent restore a backup with a tool that never ends; gives the job's id as soon as it hangs."""
         with self.client() as client:
-            job = client.restore(wanted, start=False)
-        self.hear("prepare")
-        return str(job["id"])
+            job = str(client.restore(wanted, start=False)["id"])
+        deadline = time.monotonic() + PATIENCE
+        while not any("--prepare" in words for words in children_of(self.process.pid).values()):
+            assert time.monotonic() < deadline, self.logged()[-3000:]
+            time.sleep(0.01)
+        return job
+
+
+def children_of(pid: int) -> dict[int, str]:
+    """The processes that a process has started, and their commands."""
+    found = {}
+    for child in " ".join(file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/children")).split():
+        with suppress(OSError):
+            found[int(child)] = Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    return found
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import pytest
 
 from guestagent.jobs.record import State
 from tests.processes import eventually, is_gone
-from tests.unit.serve_scene import PATIENCE, Scene, staged
+from tests.unit.serve_scene import PATIENCE, Scene, children_of, staged
 
 HANG = {"FAKE_TOOL_FAULT": "hang-start", "FAKE_TOOL_PHASE": "prepare"}
 
@@ -210,6 +210,7 @@ def test_the_tools_of_a_job_do_not_hear_of_systemd(busy: tuple[Scene, str]) -> N
 def test_the_status_says_what_runs_and_how_far(busy: tuple[Scene, str]) -> None:
     scene, job = busy
     source = scene.ledger.get(job).request["source"]
+    scene.hear("prepare")
     assert scene.heard[-1].startswith(f"STATUS=restore {source} (job {job}): prepare")
 
     with scene.client() as client:
@@ -246,17 +247,12 @@ def test_a_storm_of_signals_is_one_reload_at_a_time_and_one_end(busy: tuple[Scen
         scene.process.send_signal(signal.SIGTERM)
         scene.process.send_signal(signal.SIGHUP)
         scene.process.send_signal(signal.SIGINT)
+    scene.hear("STOPPING=1")  # systemd listens all the time: it keeps nobody waiting
 
     assert scene.process.wait(PATIENCE) == 0
 
     assert scene.ledger.get(job).state is State.CANCELLED
     assert "Traceback" not in scene.logged()
-
-
-def children_of(pid: int) -> set[int]:
-    """The processes that a process has started."""
-    found = Path(f"/proc/{pid}/task").glob("*/children")
-    return {int(child) for file in found for child in file.read_text().split()}
 
 
 # -- the watchdog

@@ -26,8 +26,16 @@ from guestagent.streams.extract import ALIGNMENT, BOUNCE, DIRECT_FROM, Extractio
 from guestagent.streams.split import Splitter
 from tests import wire
 from tests.processes import eventually
+from tests.servers.workplace import DISK
 
 MEMORY = Path("/dev/shm")
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """On a disk: in memory only Linux 6.6 and later write past the page cache."""
+    with tempfile.TemporaryDirectory(dir=DISK) as place:
+        yield Path(place)
 
 
 @pytest.fixture

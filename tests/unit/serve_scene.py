@@ -147,9 +147,10 @@ class Scene:
 def children_of(pid: int) -> dict[int, str]:
     """The processes that a process has started, and their commands."""
     found = {}
-    for child in " ".join(file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/children")).split():
-        with suppress(OSError):
-            found[int(child)] = Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    for thread in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):  # a thread or a child that has ended since
+            for child in map(int, thread.read_text().split()):
+                found[child] = Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ").decode()
     return found
 
 

@@ -127,6 +127,9 @@ class Engine(Protocol):
     def confirmed(self, tail: Sequence[str]) -> bool:
         """Whether the last lines of stderr say that the run went well."""
 
+    def unlucky(self, tail: Sequence[str]) -> bool:
+        """Whether a dump that failed with these last lines may well succeed at once."""
+
 
 def engine_named(name: str) -> Engine:
     """The engine of that name, such as a manifest has it; raises NotFound for one that this version does not know."""

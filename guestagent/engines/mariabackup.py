@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from guestagent.engines import Connection, DumpFacts, DumpRequest, Flaw, PrepareRequest, argv_for, facts, optionfile
@@ -11,6 +12,7 @@ from guestagent.model import Lsn, ServerFacts, Version
 _BINLOG = frozenset({"BINLOG MONITOR", "REPLICATION CLIENT", "SUPER"})
 """Any of these lets an account see where the binary log stands; 10.5 gave REPLICATION CLIENT its new name."""
 _BINLOG_MONITOR_SINCE = Version(10, 5, 2)
+_GONE = re.compile(r"FATAL ERROR: .*Failed to validate first page of the file ")
 _WANTED_BEYOND = 16
 """Bytes of redo beyond to_lsn without which an incremental is not prepared, although nothing is missing.
 
@@ -82,3 +84,7 @@ class Mariabackup:
     def confirmed(self, tail: Sequence[str]) -> bool:
         """As in the protocol."""
         return facts.confirmed(tail)
+
+    def unlucky(self, tail: Sequence[str]) -> bool:
+        """As in the protocol: a table may go while the tool lists them all, which 10.11 takes for the end."""
+        return any(_GONE.search(line) for line in tail)

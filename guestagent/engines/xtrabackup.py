@@ -66,3 +66,7 @@ class Xtrabackup:
     def confirmed(self, tail: Sequence[str]) -> bool:
         """As in the protocol."""
         return facts.confirmed(tail)
+
+    def unlucky(self, tail: Sequence[str]) -> bool:
+        """As in the protocol: no such words of this tool are known."""
+        return False

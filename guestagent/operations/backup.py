@@ -30,7 +30,7 @@ from guestagent.streams.segments import Stored, plain, store
 LOG = logging.getLogger(__name__)
 
 DUMPS = 3
-"""Dumps for one backup, at most, where the tool has bad luck: an end at the checkpoint, tables that were made anew."""
+"""Dumps for one backup, at most, where the tool has bad luck: an end at the checkpoint, tables made anew or gone."""
 COPIED = (".ibd", ".frm", ".MYD", ".MYI", ".MAD", ".MAI", ".CSV")
 """What a full backup's size is estimated from."""
 
@@ -66,7 +66,8 @@ def backup(host: Host, request: BackupRequest, watch: Watch) -> Backup:
         try:
             return _attempt(host, request, ready, watch, span=span)
         except ToolError as error:
-            if not (error.again and _cleared(host, host.catalog.location(instance, request.id))):
+            unlucky = error.again or ready.engine.unlucky(error.tail)
+            if not (unlucky and _cleared(host, host.catalog.location(instance, request.id))):
                 raise
             LOG.warning("%s; dumping once more", error.what)
     return _attempt(host, request, ready, watch, span=span)

@@ -79,6 +79,9 @@ def begin(phase: str) -> set[str]:
     make_noise(wrong)
     if "start-exit-1" in wrong:
         raise Failed("failed to execute query 'BACKUP STAGE START': the server has gone away")
+    if "table-gone" in wrong:
+        say("FATAL ERROR: 2026-11-23 03:53:55 Failed to validate first page of the file shop/orders, error 61")
+        sys.exit(1)
     if "hang-start" in wrong:
         hang()
     return wrong

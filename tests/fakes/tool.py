@@ -25,6 +25,7 @@ What to do, by environment variables:
 How to misbehave: FAKE_TOOL_FAULT, words separated by commas, in the phase FAKE_TOOL_PHASE (backup, prepare or
 version; backup if not set):
   start-exit-1        an error at once, exit 1, nothing written
+  table-gone          an error at once, as of mariabackup where a table is dropped while it lists them, exit 1
   half                half of the work, then an error and exit 1
   killed              half of the work, then SIGKILL
   hang                half of the work, then silence until killed

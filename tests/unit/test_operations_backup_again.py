@@ -104,6 +104,34 @@ def test_no_dump_is_made_where_a_put_of_the_last_one_may_still_arrive(
     assert bench.objects() == before
 
 
+class Dropped(Told):
+    """A table is dropped as the first dump begins, and none as others do."""
+
+    def __init__(self, bench: Bench) -> None:
+        super().__init__()
+        self._bench = bench
+
+    def phase(self, name: str, *, total: int | None = None, link: int = 1, links: int = 1) -> None:
+        self._bench.tool(FAULT="table-gone" if name == "dump" and "dump" not in dict(self.phases) else "")
+        super().phase(name, total=total, link=link, links=links)
+
+
+def test_a_table_that_goes_while_the_tool_lists_them_costs_a_second_dump(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    taken = bench.backup(watch=Watch(Dropped(bench)))
+    assert len(bench.runs("backup")) == 2
+    assert "Failed to validate first page of the file shop/orders" in caplog.text
+    assert len(verify(bench.host(), taken.id, Watch())) == 1
+
+
+def test_a_table_whose_first_page_stays_bad_is_a_failure(bench: Bench) -> None:
+    bench.tool(FAULT="table-gone")
+    with pytest.raises(ToolError, match="Failed to validate first page"):
+        bench.backup()
+    assert len(bench.runs("backup")) == DUMPS
+
+
 def test_another_failure_of_the_tool_is_no_bad_luck(bench: Bench) -> None:
     bench.tool(FAULT="half")
     with pytest.raises(ToolError, match="no space left"):

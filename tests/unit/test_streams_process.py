@@ -281,8 +281,12 @@ def test_a_tool_that_cannot_be_started_leaves_no_end_of_a_stream() -> None:
 # The way out
 
 
-def test_a_child_is_asked_to_end_before_it_is_made_to(tmp_path: Path) -> None:
-    script = f"trap 'echo asked > {tmp_path}/asked; exit 0' INT; echo ready >&2; while :; do sleep 0.05; done"
+def test_a_child_is_asked_to_end_before_it_is_made_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "GRACE", 60)
+    os.mkfifo(tmp_path / "never")
+    # It waits in itself: a dash that gets a signal while it starts another program forgets it.
+    wait = f"exec 3<>{tmp_path}/never; echo ready >&2; read -r _ <&3"
+    script = f"trap 'echo asked > {tmp_path}/asked; exit 0' INT; {wait}"
     with Child(shell(script)) as child:
         assert eventually(lambda: child.tail == ("ready",))
         begin = time.monotonic()

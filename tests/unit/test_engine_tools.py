@@ -216,3 +216,15 @@ def unpacked(stream: bytes, target: Path) -> Path:
             (target / name).write_bytes(stream[position : position + size])
         position += size
     return target
+
+
+WORDS = (
+    "[00] FATAL ERROR: 2026-11-23 03:53:55 Failed to validate first page of the file beside/t1, error 61",
+    "2026-11-23  3:53:55 0 [ERROR] InnoDB: File ./beside/t1.ibd was not found",
+)
+"""How 10.11.19 ended where a table was dropped as the tool listed them."""
+
+
+def test_bad_luck_is_known_by_its_words(engine: Engine) -> None:
+    assert engine.unlucky(WORDS) is (engine.name == "mariabackup")
+    assert not engine.unlucky(WORDS[1:])

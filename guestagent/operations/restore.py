@@ -26,7 +26,7 @@ from guestagent.engines.optionfile import check_backed_up
 from guestagent.errors import Cancelled, Corrupt, DatabaseError, GuestagentError, ToolError, one_line
 from guestagent.manifest import Backup
 from guestagent.model import BackupId, InstanceId
-from guestagent.operations import memory, renamed, service
+from guestagent.operations import memory, moved, renamed, service
 from guestagent.operations.backup import check_confirmed, read_texts, small_text
 from guestagent.operations.host import Host, team
 from guestagent.operations.plan import Plan, RestoreRequest, look_again, make_plan, target_of
@@ -202,6 +202,8 @@ def _seal(host: Host, plan: Plan, base: Path, watch: Watch) -> None:
     history = [link.id for link in plan.chain]
     incarnation.write(base, incarnation.fresh(_instance(host, plan), chain=history))
     _drop_links(base)
+    if Flaw.MOVED in plan.engine.flaws:
+        moved.admit(base)
     own(base, user=plan.os_user)
     make_durable(base)
     watch.check()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pymysql.cursors import Cursor
@@ -19,8 +19,7 @@ _NAMES = (
 
 
 _COUNTER = re.compile(r" AUTO_INCREMENT=\d+")
-_STALE = re.compile(r"  CONSTRAINT `#sql[^`]*` (FOREIGN KEY [^\n]*?),?\n(?=(?:[^\n]*\n)*?  CONSTRAINT `[^`]*` \1,?\n)")
-"""A foreign key of a table that was called #sql-something, and the same under the table's new name below it."""
+_FOREIGN = re.compile(r"  CONSTRAINT `(.*)_ibfk_[0-9]+` (FOREIGN KEY .*?),?")
 
 
 def quoted(name: str) -> str:
@@ -79,4 +78,13 @@ def _things(cursor: Cursor) -> Iterator[tuple[str, str]]:
 def _definition(row: Mapping[str, Any]) -> str:
     text = next(str(value) for heading, value in row.items() if heading.startswith(("Create ", "SQL Original")))
     # A server counts ahead in memory, and keeps old names of foreign keys there; it forgets both at any restart.
-    return _COUNTER.sub("", _STALE.sub("", text))
+    return _COUNTER.sub("", "\n".join(_without_old_names(text.split("\n"))))
+
+
+def _without_old_names(lines: Sequence[str]) -> Iterator[str]:
+    """All but foreign keys named after what their table was called before, where the same stands by its new name."""
+    named = [(line, _FOREIGN.fullmatch(line)) for line in lines]
+    new = {found[2] for _, found in named if found and f"`{found[1]}`" in lines[0]}
+    for line, found in named:
+        if not found or f"`{found[1]}`" in lines[0] or found[2] not in new:
+            yield line

@@ -58,6 +58,12 @@ def test_the_page_shows_what_survived() -> None:
     assert "**survived**" in page
 
 
+def test_the_page_has_every_guard_and_all_were_missed() -> None:
+    page = (ROOT / "docs" / "mutants.rst").read_text(encoding="utf-8")
+    assert [guard.name for guard in GUARDS if f"* - {guard.name}\n" not in page] == []
+    assert f"{len(GUARDS)} of {len(GUARDS)} guards" in page
+
+
 @pytest.mark.timeout(120)
 def test_a_guard_that_is_removed_is_missed_and_put_back(tmp_path: Path) -> None:
     copy = trial.Copy(tmp_path)

@@ -7,7 +7,10 @@ the conductor is told at once, and once more a moment later: the pauses between 
 from __future__ import annotations
 
 import json
+import sys
+import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -46,6 +49,13 @@ NOTIFIED = {"completed": "notify_end", "failed": "notify_exc_info", "cancelled":
 STATUS = {"completed": "healthy", "failed": "failed to spawn", "cancelled": "failed to spawn"}
 """What Trove must hear of an instance that was to begin its life with a backup's data."""
 _BUG = "the log shows where"
+
+
+def _at(name: str) -> str:
+    """Where the threads of that name are in their work."""
+    threads = {thread.ident for thread in threading.enumerate() if thread.name == name}
+    stacks = [traceback.format_stack(frame) for ident, frame in sys._current_frames().items() if ident in threads]
+    return f"{name} is at " + "; ".join(" ".join(line.split()) for stack in stacks for line in stack[-8:])
 
 
 class _Given(Settings):
@@ -194,7 +204,7 @@ class Agent:
         job = checker.job(self._state, played.id)
         wrong = []
         if not self._until(lambda: not checker.letters(self._state), SOON):
-            wrong.append(f"nobody takes what the outbox holds: {checker.letters(self._state)}")
+            wrong.append(f"nobody takes what the outbox holds: {checker.letters(self._state)}; {_at('postman')}")
         if not self._until(lambda: bool(checker.job(self._state, played.id)["told"]), SOON):
             wrong.append("the record says that nobody has heard of the end")
         shown = self._client.jobs(job_id=played.id)[0]

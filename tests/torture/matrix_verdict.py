@@ -23,7 +23,7 @@ CAUSES: Mapping[What, re.Pattern[str]] = {
     What.RESET_AFTER: re.compile(_NET),
     What.RESET_ANSWER: re.compile(_GARBLED),
     What.SHORT: re.compile(_GARBLED),
-    What.LESS: re.compile(_DAMAGED),
+    What.LESS: re.compile(rf"{_DAMAGED}|bytes that were put there, and has"),
     What.FLIP: re.compile(_DAMAGED),
     What.STALL: re.compile(_NET),
     What.STALL_ANSWER: re.compile(_NET),

@@ -37,10 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\n".join(guard.name for guard in chosen))
         return 0
     results = _tried(chosen, wanted.jobs)
+    known = _with_known(everything, results, wanted.json)
     if wanted.json:
-        wanted.json.write_text(json.dumps([_plain(result) for result in results], indent=1) + "\n", encoding="utf-8")
+        wanted.json.write_text(json.dumps([_plain(result) for result in known], indent=1) + "\n", encoding="utf-8")
     if wanted.table:
-        wanted.table.write_text(drawn(everything, results), encoding="utf-8")
+        wanted.table.write_text(drawn(everything, known), encoding="utf-8")
     killed = sum(result.outcome is Outcome.KILLED for result in results)
     print(f"{killed} of {len(chosen)} guards are missed when they are gone")
     return 0 if killed == len(chosen) else 1
@@ -52,7 +53,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     jobs = os.cpu_count() or 1
     parser.add_argument("--jobs", type=int, default=jobs, metavar="N", help=f"guards at once, each in a copy ({jobs})")
     parser.add_argument("--list", action="store_true", help="only list the guards")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there; of other guards, keep them")
     parser.add_argument("--table", type=Path, metavar="FILE", help="write the page of the documentation there")
     return parser.parse_args(argv)
 
@@ -104,6 +105,14 @@ def _told(result: Result) -> Result:
     if result.outcome is Outcome.BROKEN:
         print(result.words, flush=True)
     return result
+
+
+def _with_known(everything: Sequence[Guard], results: Sequence[Result], file: Path | None) -> list[Result]:
+    """These results, and those of other guards that the file has of an earlier run, in the order of the list."""
+    known = json.loads(file.read_text(encoding="utf-8")) if file is not None and file.exists() else []
+    by_name = {one["guard"]: Result(**one | {"outcome": Outcome(one["outcome"]), "words": ""}) for one in known}
+    by_name |= {result.guard: result for result in results}
+    return [by_name[guard.name] for guard in everything if guard.name in by_name]
 
 
 def _plain(result: Result) -> dict[str, object]:

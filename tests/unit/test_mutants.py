@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.mutation import __main__ as mutation
 from tests.mutation import guards as listed
 from tests.mutation import table, trial
 from tests.mutation.__main__ import main
@@ -62,6 +64,18 @@ def test_the_page_has_every_guard_and_all_were_missed() -> None:
     page = (ROOT / "docs" / "mutants.rst").read_text(encoding="utf-8")
     assert [guard.name for guard in GUARDS if f"* - {guard.name}\n" not in page] == []
     assert f"{len(GUARDS)} of {len(GUARDS)} guards" in page
+
+
+def test_what_is_known_of_other_guards_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, page = tmp_path / "results.json", tmp_path / "page.rst"
+    for outcome, names in ((Outcome.SURVIVED, [ONE.name, GUARDS[1].name]), (Outcome.KILLED, [GUARDS[1].name])):
+        made = [Result(name, outcome, "unit/test_x.py::test_y", 1.0, "words") for name in names]
+        monkeypatch.setattr(mutation, "_tried", lambda *_, made=made: made)
+        words = [word for name in names for word in ("--guard", name)]
+        mutation.main([*words, "--json", str(file), "--table", str(page)])
+    assert "1 of 2 guards" in page.read_text()
+    found = {one["guard"]: one["outcome"] for one in json.loads(file.read_text())}
+    assert found == {ONE.name: "survived", GUARDS[1].name: "killed"}
 
 
 @pytest.mark.timeout(120)

@@ -24,6 +24,8 @@ _BLOBS = (100, 300, 1000, 1000, 2000, 5000, 12_000, 18_000)
 _PIECES = (1, 10, 100, 400, 2000)
 """Rows."""
 _CHARSETS = ("latin1", "utf8mb3", "utf8mb4")
+_WITHOUT_KEYS = "SET SESSION foreign_key_checks = 0"
+"""A drop of a schema that fails for a foreign key has removed its character set, which shows after a restart alone."""
 
 
 @dataclass
@@ -142,12 +144,13 @@ def _copy(at: Place) -> Iterator[str]:
 
 def _new_schema(at: Place) -> Iterator[str]:
     name = quoted(at.dice.choice(SCHEMAS))
+    yield _WITHOUT_KEYS
     yield f"CREATE OR REPLACE DATABASE {name} CHARACTER SET {at.dice.choice(_CHARSETS)}"
     yield from (line for line in _create(Place(at.dice, at.tables, [name[1:-1].replace("``", "`")])))
 
 
 def _drop_schema(at: Place) -> Iterator[str]:
-    yield "SET SESSION foreign_key_checks = 0"  # a drop that fails has removed db.opt, and only a restart shows that
+    yield _WITHOUT_KEYS
     yield f"DROP DATABASE {quoted(at.dice.choice(at.schemas[1:] or SCHEMAS))}"
 
 

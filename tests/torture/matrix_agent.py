@@ -41,6 +41,8 @@ PATIENCE = 180.0
 """Seconds within which a job must have ended: far more than any takes."""
 SOON = 30.0
 """Seconds within which its end must be told."""
+LOOK = 0.01
+"""Seconds between two looks."""
 ANSWER = 60.0
 """Seconds for the agent to answer."""
 BEAT = 0.5
@@ -236,7 +238,9 @@ class Agent:
 
     @staticmethod
     def _until(happened: Callable[[], bool], patience: float) -> bool:
-        limit = time.monotonic() + patience
-        while not happened() and time.monotonic() < limit:
-            time.sleep(0.01)
+        # Counted, since a machine that stands still for half a minute is nobody's fault.
+        for _ in range(int(patience / LOOK)):
+            if happened():
+                return True
+            time.sleep(LOOK)
         return happened()

@@ -22,6 +22,7 @@ from pymysql.cursors import Cursor
 
 from guestagent.errors import GuestagentError, one_line
 from guestagent.manifest import Backup
+from guestagent.progress import Watch
 from tests.integration.running import in_memory
 from tests.servers.guest import Guest
 from tests.servers.mariadb import MariaDB, workplace
@@ -35,9 +36,12 @@ REFUSALS: Mapping[str, re.Pattern[str]] = {
     "the dump ended at its checkpoint": re.compile("ended its copy of the redo log [0-9]+ bytes beyond"),
     "no lock in time": re.compile("[Ll]ock wait timeout|ftwrl|Deadlock found"),
     "the redo log was overwritten": re.compile("Was only able to copy log"),
+    "the tool stood still": re.compile("no progress for .* in phase dump"),
     "a table was changed while the tool read it": re.compile(r"beside/\S+ (twice|among them)"),
 }
 """Why a backup may be refused under a load."""
+STILL = 60.0
+"""Seconds without a byte after which a backup is given up, as by [stream] no_progress_limit."""
 TRIES = 5
 """How often a link is tried before a chain goes without."""
 TOLD = 8
@@ -151,7 +155,7 @@ def _take(made: Scene) -> None:
 def _taken(made: Scene, link: str) -> Backup | None:
     for _ in range(TRIES):
         try:
-            return made.guest.back_up(made.taken[-1] if made.taken else None)
+            return made.guest.back_up(made.taken[-1] if made.taken else None, watch=Watch(limit=STILL))
         except GuestagentError as error:
             run = Run(made.case, link, *_reason(error))
             made.refused.append(run)

@@ -6,7 +6,6 @@ import itertools
 import os
 import shutil
 import signal
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -50,7 +49,6 @@ CASES = {
     "odd old": ({"a": "1"}, NEW),
 }
 REPLACING = [case for case, (old, _) in CASES.items() if old]
-MEMORY = "/dev/shm"
 SCRAPS = {"README", "blocker", "README.new", "blocker.new", "journal.json.new"}
 CALLS = ("rename", "link", "unlink", "mkdir", "rmdir", "fsync", "fchmod", "fchown", "lchown", "open")
 
@@ -130,16 +128,6 @@ class Scene:
     def settled(self) -> bool:
         """Neither a journal nor what was made ready for one, and lost+found where it was."""
         return not layout.named(self.datadir, layout.JOURNAL) and (self.datadir / "lost+found").is_dir()
-
-
-@contextmanager
-def in_memory(otherwise: Path) -> Iterator[Path]:
-    """A directory in memory where that can be had: thousands of small trees are made there."""
-    if not os.access(MEMORY, os.W_OK):
-        yield otherwise
-    else:
-        with tempfile.TemporaryDirectory(dir=MEMORY) as place:
-            yield Path(place)
 
 
 @contextmanager

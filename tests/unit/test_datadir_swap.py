@@ -25,16 +25,9 @@ from tests.unit.datadir_scene import (
     build,
     crashed_in,
     full_disk,
-    in_memory,
     swapped,
     tree,
 )
-
-
-@pytest.fixture
-def tmp_path(tmp_path: Path) -> Iterator[Path]:
-    with in_memory(tmp_path) as place:
-        yield place
 
 
 @pytest.fixture(autouse=True)

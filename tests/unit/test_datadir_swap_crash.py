@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,7 +24,6 @@ from tests.unit.datadir_scene import (
     crashed_in,
     crashes_at,
     full_disk,
-    in_memory,
     killed_at,
     scene_at,
     scenes,
@@ -32,12 +31,6 @@ from tests.unit.datadir_scene import (
     swapped,
     tree,
 )
-
-
-@pytest.fixture
-def tmp_path(tmp_path: Path) -> Iterator[Path]:
-    with in_memory(tmp_path) as place:
-        yield place
 
 
 @pytest.fixture(autouse=True)

@@ -24,19 +24,12 @@ from tests.unit.datadir_scene import (
     crashed_in,
     crashes_at,
     full_disk,
-    in_memory,
     scenes,
     swapped,
     tree,
 )
 
 ALLOCATING = ("open", "mkdir", "link", "symlink", "fsync")
-
-
-@pytest.fixture
-def tmp_path(tmp_path: Path) -> Iterator[Path]:
-    with in_memory(tmp_path) as place:
-        yield place
 
 
 @pytest.fixture(autouse=True)

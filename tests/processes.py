@@ -13,11 +13,11 @@ SOON = 30.0
 
 
 def eventually(happened: Callable[[], bool]) -> bool:
-    """Whether it happened soon, also where all is slow."""
+    """Whether it happened soon, also where all is slow; once is enough, what may pass by again included."""
     deadline = time.monotonic() + 2 * SOON
-    while not happened() and time.monotonic() < deadline:
+    while not (seen := happened()) and time.monotonic() < deadline:
         time.sleep(0.01)
-    return happened()
+    return seen
 
 
 def state(pid: int) -> str:

@@ -124,15 +124,20 @@ def test_a_process_that_is_all_but_gone_has_no_name(
 # Orphans
 
 
+def _tools_of(parent: int) -> list[int]:
+    """A process that is just becoming another program shows no environment for a moment, and is not among them."""
+    return [pid for pid in orphans._pids() if state(pid) and orphans._parent_of(pid) == Name.of(parent)]
+
+
 def test_a_tool_of_a_dead_parent_is_ended_with_its_children() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", PARENT, orphans.MARK], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as parent:
         assert parent.stdout is not None
         tool = int(parent.stdout.readline())
-        inner = [pid for pid in orphans._pids() if state(pid) and orphans._parent_of(pid) == Name.of(parent.pid)]
+        assert eventually(lambda: len(_tools_of(parent.pid)) == 2)
+        inner = _tools_of(parent.pid)
         assert tool in inner
-        assert len(inner) == 2
         assert end_orphans() == [], "its parent lives"
         assert not is_gone(tool)
         parent.kill()

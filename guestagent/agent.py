@@ -200,6 +200,7 @@ def _database(conf: cfg.ConfigOpts) -> DatabaseSettings:
         start_timeout=wanted.start_timeout,
         parallel=wanted.parallel,
         lock_wait_timeout=wanted.lock_wait_timeout,
+        block_commit_limit=wanted.block_commit_limit,
         niceness=Niceness(wanted.nice, wanted.ionice),
         checkpoint_first=wanted.checkpoint_first,
         extra_args=tuple(wanted.extra_args),

@@ -5,7 +5,7 @@ command line and room for a hint that says what to do about it::
 
     GuestagentError            failed        1   our bug or the world's
       ToolError                tool          1   a child process failed or said something else than success
-      Stalled                  stalled       1   no byte moved for longer than the no-progress limit
+      Stalled                  stalled       1   nothing moved for longer than a limit allows
       UsageError               usage         2   a request that cannot be understood
         ConfigError            config        2   an option that is missing or wrong
       Refused                  refused       3   understood, possible, and not safe
@@ -84,7 +84,7 @@ class ToolError(GuestagentError):
 
 
 class Stalled(GuestagentError):
-    """No byte moved for longer than the no-progress limit."""
+    """Nothing moved for longer than a limit allows: no byte, no answer, no lock was had."""
 
     code = "stalled"
 

@@ -6,7 +6,8 @@ Nothing here draws or prints; a door hands in a :class:`Progress` that does.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -67,6 +68,10 @@ class Cancel:
             raise Cancelled(self._reason)
 
 
+def _nothing() -> None:
+    """Ask nothing."""
+
+
 class Watch:
     """One job's eye: forwards progress, and says when the job must end.
 
@@ -88,6 +93,7 @@ class Watch:
         self._clock = clock
         self._last = self.seen = clock()
         self._name = "start"
+        self._also: Callable[[], None] = _nothing
 
     def phase(self, name: str, *, total: int | None = None, link: int = 1, links: int = 1) -> None:
         """Begin a phase."""
@@ -104,9 +110,24 @@ class Watch:
         """Note a sign of life that is not a byte, such as a line on a tool's stderr."""
         self._last = self.seen = self._clock()
 
+    @property
+    def still(self) -> float:
+        """Seconds since the last sign of life."""
+        return self._clock() - self._last
+
+    @contextmanager
+    def asking(self, also: Callable[[], None]) -> Iterator[None]:
+        """Have each check inside ask ``also``, too, which raises when the job must end for reasons of its own."""
+        self._also = also
+        try:
+            yield
+        finally:
+            self._also = _nothing
+
     def check(self) -> None:
         """Raise Cancelled or Stalled when the job must end."""
         self.cancel.check()
+        self._also()
         self.seen = self._clock()
         if self._limit and self.seen - self._last > self._limit:
             raise Stalled(

@@ -37,7 +37,8 @@ class DumpRequest:
 
     ``since`` is None for a full, and the parent's to_lsn for an incremental.  ``option_file`` is
     the 0600 file with the connection; ``target_dir`` is an empty scratch directory, ``facts_dir``
-    the one for --extra-lsndir.  ``lock_wait_timeout`` is in seconds (0: wait without end).
+    the one for --extra-lsndir.  ``lock_wait_timeout`` is in seconds (0: wait without end), for tools that need to be
+    told: of others, ``stage`` knows when they wait.
     """
 
     option_file: Path
@@ -79,6 +80,14 @@ class Flaw(Enum):
     MOVED = "a prepared base may have tables of Aria that a server takes for those of another system"
     REMADE = "tables of Aria and MyISAM that are made anew during a dump may be missing from it, or be older"
     RENAMED = "a prepare fails of a tablespace that a link brings whole and under another name"
+
+
+class Stage(Enum):
+    """What a dump means to those who use the server meanwhile."""
+
+    COPYING = "nobody waits for it"
+    WAITING = "it waits for a lock, and others queue up behind it"
+    BLOCKING = "the server's commits wait for it"
 
 
 class Engine(Protocol):
@@ -124,6 +133,9 @@ class Engine(Protocol):
 
     def prepared_to(self, files: Mapping[str, str]) -> Lsn:
         """The to_lsn that a prepared directory's checkpoints file (name -> text) has reached; raises ToolError."""
+
+    def stage(self, line: str) -> Stage | None:
+        """The stage that a dump enters with this line of its stderr; None: it stays in the one that it is in."""
 
     def confirmed(self, tail: Sequence[str]) -> bool:
         """Whether the last lines of stderr say that the run went well."""

@@ -5,7 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from guestagent.engines import Connection, DumpFacts, DumpRequest, Flaw, PrepareRequest, argv_for, facts, optionfile
+from guestagent.engines import (
+    Connection,
+    DumpFacts,
+    DumpRequest,
+    Flaw,
+    PrepareRequest,
+    Stage,
+    argv_for,
+    facts,
+    optionfile,
+)
+from guestagent.engines.words import stage_told, told
 from guestagent.errors import ToolError
 from guestagent.model import Lsn, ServerFacts, Version
 
@@ -19,6 +30,12 @@ _WANTED_BEYOND = 16
 A prepare makes a new log that begins 16 bytes, one record, before the LSN that it has reached, and then compares that
 beginning with the incremental's to_lsn; of a full, it has not read the to_lsn yet.
 """
+_STAGES = (
+    told(r"Acquiring BACKUP LOCKS\.\.\.|Start(ing|ed) BACKUP STAGE (START|FLUSH|BLOCK_[A-Z]+)", Stage.WAITING),
+    told("Acquired locks for BACKUP STAGE BLOCK_COMMIT", Stage.BLOCKING),
+    told("Acquired locks for BACKUP STAGE (START|FLUSH|BLOCK_DDL)|All tables unlocked", Stage.COPYING),
+)
+"""The words of extra/mariabackup: the tool tells each lock that it wants, each that it has, and when it has none."""
 _LOG_COPY_INTERVAL = 100
 """Milliseconds between two looks at the redo log; with the tool's own 1000, a small log is soon written over unread."""
 
@@ -53,11 +70,12 @@ class Mariabackup:
         return optionfile.rendered(connection, self.tool)
 
     def dump_argv(self, request: DumpRequest) -> list[str]:
-        """As in the protocol."""
+        """As in the protocol.
+
+        No --ftwrl-wait-timeout: any statement that runs longer ends the dump then, also one that is in nobody's way.
+        """
         argv = argv_for.dump(self.tool, self.stream_format, request)
         argv.append(f"--log-copy-interval={_LOG_COPY_INTERVAL}")  # extra_args come later, and the last one counts
-        if request.lock_wait_timeout:
-            argv.append(f"--ftwrl-wait-timeout={request.lock_wait_timeout}")
         return [*argv, *request.extra_args]
 
     def prepare_argv(self, request: PrepareRequest) -> list[str]:
@@ -80,6 +98,10 @@ class Mariabackup:
     def prepared_to(self, files: Mapping[str, str]) -> Lsn:
         """As in the protocol."""
         return facts.prepared_to(files)
+
+    def stage(self, line: str) -> Stage | None:
+        """As in the protocol."""
+        return stage_told(line, _STAGES)
 
     def confirmed(self, tail: Sequence[str]) -> bool:
         """As in the protocol."""

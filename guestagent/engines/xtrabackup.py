@@ -4,10 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from guestagent.engines import Connection, DumpFacts, DumpRequest, Flaw, PrepareRequest, argv_for, facts, optionfile
+from guestagent.engines import (
+    Connection,
+    DumpFacts,
+    DumpRequest,
+    Flaw,
+    PrepareRequest,
+    Stage,
+    argv_for,
+    facts,
+    optionfile,
+)
+from guestagent.engines.words import stage_told, told
 from guestagent.model import Lsn, ServerFacts
 
 _NEEDED = ("BACKUP_ADMIN", "RELOAD", "PROCESS", "LOCK TABLES", "REPLICATION CLIENT")
+
+_STAGES = (
+    told(r"Executing (FLUSH TABLES WITH READ LOCK|LOCK BINLOG FOR BACKUP)\.\.\.", Stage.BLOCKING),
+    told("All tables unlocked|Executing UNLOCK BINLOG", Stage.COPYING),
+)
+"""The words of storage/innobase/xtrabackup/src/backup_mysql.cc, around what keeps transactions from being committed."""
 
 
 class Xtrabackup:
@@ -62,6 +79,10 @@ class Xtrabackup:
     def prepared_to(self, files: Mapping[str, str]) -> Lsn:
         """As in the protocol."""
         return facts.prepared_to(files)
+
+    def stage(self, line: str) -> Stage | None:
+        """As in the protocol; for how long it waits for a lock, the tool has been told."""
+        return stage_told(line, _STAGES)
 
     def confirmed(self, tail: Sequence[str]) -> bool:
         """As in the protocol."""

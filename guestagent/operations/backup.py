@@ -18,6 +18,7 @@ from guestagent.model import BackupId, Kind, Version
 from guestagent.operations import checkpoint, open_files, remade
 from guestagent.operations.host import Host, cores, team, unwritable
 from guestagent.operations.preflight import Preflight, check_inside, preflight
+from guestagent.operations.stages import Stages
 from guestagent.operations.sweep import sweep_own, unfinished
 from guestagent.operations.verify import verify_uploads
 from guestagent.progress import Span, Watch
@@ -108,7 +109,8 @@ def _dump(
         checkpoint.make(host, watch)
     watch.phase("dump", total=None if ready.parent else _estimate(ready.server.datadir))
     hidden = (with_defaults(host.database.connection).password,)
-    gate = Gate(host.stream.rate_limit, watch)
+    stages = Stages(ready.engine, host.database, watch)
+    gate = Gate(host.stream.rate_limit, watch, urgent=lambda: stages.blocking)
 
     def put(index: int, body: bytes, sha256: str) -> None:
         gate.let(len(body))
@@ -117,7 +119,10 @@ def _dump(
     argv = ready.engine.dump_argv(wanted)
     looks = Flaw.REMADE in ready.engine.flaws
     tables = remade.look(ready.server.datadir) if looks else {}
-    with Child(argv, stream=True, hidden=hidden, niceness=host.database.niceness) as child:
+    with (
+        Child(argv, stream=True, on_line=stages.hear, hidden=hidden, niceness=host.database.niceness) as child,
+        watch.asking(stages.check),
+    ):
         stored = store(
             _source(child, ready, watch, gate),
             dialect=ready.engine.stream_format,

@@ -36,6 +36,7 @@ class DatabaseSettings:
     start_timeout: float = 300
     parallel: int = 0
     lock_wait_timeout: int = 60
+    block_commit_limit: int = 60
     niceness: Niceness = AS_WE_ARE
     checkpoint_first: str = "never"
     extra_args: tuple[str, ...] = ()

@@ -174,7 +174,9 @@ def _prepare(host: Host, plan: Plan, link: Backup, *, base: Path, directory: Pat
     )
     if request.incremental and Flaw.RENAMED in plan.engine.flaws:
         renamed.drop_old_names(base, directory)
-    with Child(plan.engine.prepare_argv(request), on_line=watch.alive, niceness=host.database.niceness) as child:
+    with Child(
+        plan.engine.prepare_argv(request), on_line=lambda _: watch.alive(), niceness=host.database.niceness
+    ) as child:
         child.finish(watch)
         check_confirmed(plan.engine.confirmed(child.tail), child)
     reached = plan.engine.prepared_to(read_texts(base))

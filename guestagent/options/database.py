@@ -80,8 +80,15 @@ DATABASE = reloaded(
         "lock_wait_timeout",
         default=60,
         min=0,
-        help="Seconds that the tool waits for the statements that block its lock; then the backup fails. 0: without "
-        "end.",
+        help="Seconds that the tool waits for a lock, and other sessions queue up behind it; then the backup fails. 0: "
+        "without end.",
+    ),
+    cfg.IntOpt(
+        "block_commit_limit",
+        default=60,
+        min=0,
+        help="Seconds without a byte after which a backup is given up while the tool has stopped the server's commits, "
+        "as it does for a moment near its end. 0: as at any other time, [stream] no_progress_limit.",
     ),
     cfg.IntOpt(
         "nice",

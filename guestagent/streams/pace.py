@@ -17,6 +17,10 @@ LOOK = 0.1
 """Seconds between two looks at whether to stop, while waiting for a turn."""
 
 
+def _never() -> bool:
+    return False
+
+
 class Pace:
     """``rate`` bytes a second (0: no limit), first come, first served.
 
@@ -37,10 +41,13 @@ class Pace:
         self._lock = threading.Lock()
         self._free = clock()
 
-    def spend(self, count: int, stopped: Callable[[], bool]) -> None:
-        """Return once ``count`` bytes may pass; raises Cancelled if ``stopped()`` says so while they may not."""
+    def spend(self, count: int, stopped: Callable[[], bool], *, urgent: Callable[[], bool] = _never) -> None:
+        """Return once ``count`` bytes may pass; raises Cancelled if ``stopped()`` says so while they may not.
+
+        ``urgent()`` lets them pass at once; whoever comes later makes up for it.
+        """
         turn = self._turn(count) if self._rate else self._clock()
-        while (left := turn - self._clock()) > 0:
+        while (left := turn - self._clock()) > 0 and not urgent():
             if stopped():
                 raise Cancelled("stopped while it waited for its turn under the rate limit")
             self._sleep(min(left, LOOK))
@@ -56,12 +63,13 @@ class Gate:
     """One job's pace, for the workers of its crew; a context manager that turns away whoever waits when it ends.
 
     It ends before the crew does, which then need not wait for them.  Where nobody can see to that, ``heed`` tells it
-    how to learn that the crew has to stop.
+    how to learn that the crew has to stop.  Nobody waits while ``urgent()``.
     """
 
-    def __init__(self, rate: float, watch: Watch) -> None:
+    def __init__(self, rate: float, watch: Watch, *, urgent: Callable[[], bool] = _never) -> None:
         self._pace = Pace(rate)
         self._watch = watch
+        self._urgent = urgent
         self._stopped: Callable[[], bool] = lambda: False
 
     def __enter__(self) -> Gate:
@@ -78,7 +86,7 @@ class Gate:
 
     def let(self, count: int) -> None:
         """Return once ``count`` bytes may pass; raises Cancelled if the work is to end before."""
-        self._pace.spend(count, self._look)
+        self._pace.spend(count, self._look, urgent=self._urgent)
 
     def _look(self) -> bool:
         self._watch.alive()  # who waits for its turn is not stuck

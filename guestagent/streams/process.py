@@ -199,7 +199,7 @@ class Child:
     """One running tool; a context manager that ends it, whatever happens: it dies with the thread that made it.
 
     ``stream`` says whether stdout is a stream for :meth:`read_into`; otherwise stdout joins
-    stderr in the log.  ``on_line`` is called, from another thread, for every line.  ``hidden`` are secrets that the
+    stderr in the log.  ``on_line`` is called, from another thread, with every line.  ``hidden`` are secrets that the
     child was given: should it print them, nobody gets to see that.  ``niceness`` is how it gives way to others.
     """
 
@@ -208,7 +208,7 @@ class Child:
         argv: Sequence[str],
         *,
         stream: bool = False,
-        on_line: Callable[[], None] | None = None,
+        on_line: Callable[[str], None] | None = None,
         hidden: Sequence[str] = (),
         niceness: Niceness = AS_WE_ARE,
     ) -> None:
@@ -319,7 +319,7 @@ class Child:
                 self._tail.append(line)
                 LOG.debug("%s: %s", self.name, line)
                 if self._on_line:
-                    self._on_line()
+                    self._on_line(line)
 
 
 def _ends() -> tuple[socket.socket, socket.socket]:

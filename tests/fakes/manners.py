@@ -96,6 +96,25 @@ def go_wrong_halfway(wrong: set[str]) -> None:
         raise Failed("error writing file: no space left on device")
 
 
+def block(wrong: set[str]) -> None:
+    """Take the lock that keeps transactions from being committed."""
+    if MARIABACKUP:
+        say("Starting BACKUP STAGE BLOCK_COMMIT")
+        if "waits" in wrong:
+            hang()
+        say("Acquired locks for BACKUP STAGE BLOCK_COMMIT")
+    else:
+        say("Executing FLUSH TABLES WITH READ LOCK...")
+    if "blocks" in wrong:
+        hang()
+
+
+def unblock() -> None:
+    if not MARIABACKUP:
+        say("Executing UNLOCK TABLES")
+    say("All tables unlocked")
+
+
 def halts(wrong: set[str]) -> bool:
     return bool(wrong & {"killed", "hang", "half", "cut"})
 

@@ -45,6 +45,8 @@ version; backup if not set):
   long-line           one line of 1 MB on stderr first
   binary              bytes on stderr that are not UTF-8
   deaf                SIGINT is ignored, too: only SIGKILL ends it
+  waits               (mariabackup) the work, but for its end, and then it waits for a lock until killed
+  blocks              the same, but it has got the lock, so that a server would commit nothing
   unmoved             (prepare) the checkpoints of the base stay as they were
 
 Tests run it thousands of times: the program is but a few lines, so that all else is compiled once, and nothing is
@@ -65,12 +67,14 @@ from tests.fakes.manners import (
     Failed,
     banner,
     begin,
+    block,
     finish,
     go_wrong_halfway,
     knob,
     say,
     timestamp,
     tool_version,
+    unblock,
 )
 
 COMMON = {
@@ -169,6 +173,8 @@ def backup(options: Mapping[str, str]) -> None:
     leave_facts(options, facts, wrong)  # before the work: those of a run that fails are there, too
     if "empty" not in wrong:
         send(files, parallel=int(options.get("parallel", "1")), wrong=wrong)
+    block(wrong)
+    unblock()
     say(f"Redo log (from LSN {lsn[1]} to {lsn[2]}) was copied.")
     finish(wrong)
 

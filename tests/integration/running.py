@@ -153,6 +153,38 @@ class Writer:
             cursor.execute(self.STATEMENT)
 
 
+class Committer:
+    """Commits small transactions, one after another; ``last`` is when the last one was, by time.monotonic()."""
+
+    def __init__(self, server: MariaDB) -> None:
+        self._server = server
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._commit, daemon=True)
+        self.last = 0.0
+        self.longest = 0.0
+
+    def __enter__(self) -> Self:
+        self._server.query("CREATE TABLE IF NOT EXISTS d.committed (id INT PRIMARY KEY AUTO_INCREMENT)")
+        self._thread.start()
+        wait_until(lambda: self.last, "the first transaction")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join(PATIENCE)
+
+    def _commit(self) -> None:
+        with self._server.session() as session, session.cursor() as cursor:
+            while not self._over.wait(0.01):
+                began = time.monotonic()
+                cursor.execute("INSERT INTO d.committed VALUES ()")
+                session.commit()
+                self.last = time.monotonic()
+                self.longest = max(self.longest, self.last - began)
+
+
 def wait_for_lock(server: MariaDB) -> None:
     """Wait until the tool waits for a lock."""
     waiting = (

@@ -34,9 +34,9 @@ from tests.torture.soak import Record
 
 REFUSALS: Mapping[str, re.Pattern[str]] = {
     "the dump ended at its checkpoint": re.compile("ended its copy of the redo log [0-9]+ bytes beyond"),
-    "no lock in time": re.compile("[Ll]ock wait timeout|ftwrl|Deadlock found|Unable to obtain lock"),
+    "no lock in time": re.compile("[Ll]ock wait timeout|for a lock|Deadlock found|Unable to obtain lock"),
     "the redo log was overwritten": re.compile("Was only able to copy log"),
-    "the tool stood still": re.compile("no progress for .* in phase dump"),
+    "the tool stood still": re.compile("no progress for .* (in phase dump|while the server's commits wait)"),
     "a table was changed while the tool read it": re.compile(r"beside/\S+ (twice|among them)"),
 }
 """Why a backup may be refused under a load."""

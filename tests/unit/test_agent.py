@@ -37,6 +37,7 @@ stop_command = sv stop db
 start_timeout = 7
 parallel = 3
 lock_wait_timeout = 9
+block_commit_limit = 8
 nice = 11
 ionice = best-effort:7
 checkpoint_first = incremental
@@ -110,6 +111,7 @@ def test_every_option_reaches_its_place(build: Build, monkeypatch: pytest.Monkey
         start_timeout=7,
         parallel=3,
         lock_wait_timeout=9,
+        block_commit_limit=8,
         niceness=Niceness(11, "best-effort:7"),
         checkpoint_first="incremental",
         extra_args=("--a=1", "--b=2,3"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from guestagent.engines import Connection, DumpRequest, Engine, PrepareRequest, engine_for, engine_named
+from guestagent.engines import Connection, DumpRequest, Engine, PrepareRequest, Stage, engine_for, engine_named
 from guestagent.errors import ConfigError, NotFound
 from guestagent.model import Lsn, ServerFacts, Version
 
@@ -124,9 +124,9 @@ def test_an_incremental_with_everything(engine: Engine) -> None:
     argv = engine.dump_argv(request)
     assert argv[1] == "--defaults-file=/o"
     assert "--incremental-lsn=0" in argv
-    assert "--ftwrl-wait-timeout=60" in argv
     assert argv[-1] == "--throttle=9"
-    xtrabackup_only = {"--lock-ddl-timeout=60", "--backup-lock-timeout=60", "--no-version-check"}
+    xtrabackup_only = {f"--{lock}-timeout=60" for lock in ("ftwrl-wait", "lock-ddl", "backup-lock")}
+    xtrabackup_only.add("--no-version-check")
     assert xtrabackup_only & set(argv) == (xtrabackup_only if engine.name == "xtrabackup" else set())
 
 
@@ -148,6 +148,42 @@ def test_prepare(engine: Engine, last: bool, incremental: Path | None) -> None:
     ]
     assert ("--incremental-dir=/i" in argv) is (incremental is not None)
     assert ("--apply-log-only" in argv) is (engine.name == "xtrabackup" and not last)
+
+
+OLD, NEW = "[00] 2026-11-23 06:19:15 ", "2026-11-23T06:19:15.000001-00:00 0 [Note] [MY-011825] [Xtrabackup] "
+
+
+@pytest.mark.parametrize(
+    ("tool", "line", "stage"),
+    [
+        ("mariabackup", f"{OLD}Starting BACKUP STAGE START", Stage.WAITING),
+        ("mariabackup", f"{OLD}Acquiring BACKUP LOCKS...", Stage.WAITING),
+        ("mariabackup", f"{OLD}Acquired locks for BACKUP STAGE START", Stage.COPYING),
+        ("mariabackup", f"{OLD}Finished BACKUP STAGE START", None),
+        ("mariabackup", f"{OLD}Starting BACKUP STAGE FLUSH", Stage.WAITING),
+        ("mariabackup", f"{OLD}Acquired locks for BACKUP STAGE FLUSH", Stage.COPYING),
+        ("mariabackup", f"{OLD}Started BACKUP STAGE BLOCK_DDL", Stage.WAITING),
+        ("mariabackup", f"{OLD}Acquired locks for BACKUP STAGE BLOCK_DDL", Stage.COPYING),
+        ("mariabackup", f"{OLD}Starting BACKUP STAGE BLOCK_COMMIT", Stage.WAITING),
+        ("mariabackup", f"{OLD}Acquired locks for BACKUP STAGE BLOCK_COMMIT", Stage.BLOCKING),
+        ("mariabackup", f"{OLD}Waiting for log copy thread to read lsn 46687", None),
+        ("mariabackup", f"{OLD}Finishing BACKUP STAGE BLOCK_COMMIT", None),
+        ("mariabackup", f"{OLD}Starting BACKUP STAGE END", None),
+        ("mariabackup", f"{OLD}All tables unlocked", Stage.COPYING),
+        ("mariabackup", "[01] Streaming ./d/All@0020tables@0020unlocked.ibd", None),
+        ("mariabackup", "", None),
+        ("xtrabackup", f"{NEW}Executing FLUSH NO_WRITE_TO_BINLOG TABLES...", None),
+        ("xtrabackup", f"{NEW}Executing FLUSH TABLES WITH READ LOCK...", Stage.BLOCKING),
+        ("xtrabackup", "180122 19:47:54 Executing FLUSH TABLES WITH READ LOCK...", Stage.BLOCKING),
+        ("xtrabackup", f"{NEW}Executing LOCK BINLOG FOR BACKUP...", Stage.BLOCKING),
+        ("xtrabackup", f"{NEW}Executing FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS...", None),
+        ("xtrabackup", f"{NEW}Executing UNLOCK BINLOG", Stage.COPYING),
+        ("xtrabackup", f"{NEW}Executing UNLOCK TABLES", None),
+        ("xtrabackup", f"{NEW}All tables unlocked", Stage.COPYING),
+    ],
+)
+def test_what_a_line_tells_of_locks(tool: str, line: str, stage: Stage | None) -> None:
+    assert engine_named(tool).stage(line) is stage
 
 
 def test_the_option_file_has_the_tools_group(engine: Engine) -> None:

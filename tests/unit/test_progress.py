@@ -127,6 +127,35 @@ def test_without_a_limit_nothing_is_stalled(clock: Clock) -> None:
     watch.check()
 
 
+def test_how_long_it_has_been_still(clock: Clock) -> None:
+    watch = Watch(clock=clock)
+    clock.now += 3
+    watch.check()
+    assert watch.still == 3
+    watch.advance(1)
+    assert watch.still == 0
+
+
+def test_another_reason_to_end(clock: Clock) -> None:
+    watch, asked = Watch(clock=clock), []
+
+    def also() -> None:
+        asked.append(clock.now)
+        raise Stalled("enough")
+
+    with watch.asking(also), pytest.raises(Stalled, match="enough"):
+        watch.check()
+    watch.check()
+    assert len(asked) == 1
+
+
+def test_whoever_was_cancelled_is_not_asked_for_other_reasons(clock: Clock) -> None:
+    watch = Watch(clock=clock)
+    watch.cancel.set("SIGTERM")
+    with watch.asking(lambda: pytest.fail("asked")), pytest.raises(Cancelled):
+        watch.check()
+
+
 def test_no_byte_for_longer_than_the_limit_is_stalled(clock: Clock) -> None:
     watch = Watch(limit=60, clock=clock)
     watch.phase("dump")

@@ -134,6 +134,20 @@ def test_who_waits_at_a_gate_is_turned_away_at_the_end(how: str) -> None:
     assert len(turned_away) == 1
 
 
+def test_nobody_waits_at_a_gate_while_it_is_urgent() -> None:
+    urgent = threading.Event()
+    with Gate(1, Watch(), urgent=urgent.is_set) as gate:
+        gate.let(10**9)
+        waiting = threading.Thread(target=gate.let, args=(1,))
+        waiting.start()
+        time.sleep(2 * LOOK)
+        assert waiting.is_alive()
+        urgent.set()
+        waiting.join(10)
+        assert not waiting.is_alive()
+        gate.let(10**9)
+
+
 def test_who_waits_at_a_gate_is_not_stalled() -> None:
     now = [0.0]
 

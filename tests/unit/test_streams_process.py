@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import re
@@ -148,7 +149,10 @@ def test_every_line_is_a_sign_of_life() -> None:
     now = [0.0]
     watch = Watch(limit=5, clock=lambda: now[0])
 
-    def heard() -> None:
+    told = []
+
+    def heard(line: str) -> None:
+        told.append(line)
         watch.alive()
         now[0] += 3
 
@@ -156,6 +160,7 @@ def test_every_line_is_a_sign_of_life() -> None:
         child.finish(watch)
 
     assert now[0] == 18
+    assert told == list("123456")
 
 
 # What it says
@@ -163,16 +168,20 @@ def test_every_line_is_a_sign_of_life() -> None:
 
 def test_ten_megabytes_of_stderr_are_drained_in_bounded_memory() -> None:
     script = "import sys\nfor i in range(100_000): print(f'line {i} '.ljust(99, '.'), file=sys.stderr)"
-    lines: list[None] = []
+    lines = itertools.count()
+
+    def count(_: str) -> None:
+        next(lines)
+
     tracemalloc.start()
     try:
-        with Child(python(script), on_line=lambda: lines.append(None)) as child:
+        with Child(python(script), on_line=count) as child:
             child.finish(Watch())
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
 
-    assert len(lines) == 100_000
+    assert next(lines) == 100_000
     assert [line.split(" .")[0] for line in child.tail] == [f"line {i}" for i in range(99_960, 100_000)]
     assert peak < 4 << 20
 
@@ -581,6 +590,7 @@ def test_a_child_does_not_outlive_a_killed_parent() -> None:
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
+        assert eventually(lambda: Path(f"/proc/{child}/comm").read_text() == "sleep\n"), "setpriv has done its work"
         parent.kill()
     assert eventually(lambda: is_gone(child))
 

@@ -32,6 +32,7 @@ QUIET = "no backup"
 SETTLE = 2.0
 """Seconds that the clients run before a trial."""
 CASES = ("backup", "checkpoint")
+LATENCIES = ("p50", "p95", "p99", "longest")
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Trial:
     p50: float
     p95: float
     p99: float
+    longest: float
     backups: Taken = Taken()
 
 
@@ -80,6 +82,7 @@ def trial(case: str, contender: str, number: int, done: Sequence[Done], window: 
         p50=_quantile(times, 0.50),
         p95=_quantile(times, 0.95),
         p99=_quantile(times, 0.99),
+        longest=times[-1],
     )
 
 
@@ -153,7 +156,10 @@ def checkpoints(where: Scene) -> list[Contender | None]:
     return [Ours(where, f"ours-{value}", settings=settings.format(value)) for value in ("never", "incremental")]
 
 
-COLUMNS = ("case", "with", "tps", "of quiet", "worst s", "p50 ms", "p95 ms", "p99 ms", "backup s", "CPU s", "MB")
+COLUMNS = (
+    *("case", "with", "tps", "of quiet", "worst s", "p50 ms", "p95 ms", "p99 ms", "max ms"),
+    *("backup s", "CPU s", "MB"),
+)
 
 
 def rows(trials: Sequence[Trial]) -> list[list[str]]:
@@ -167,14 +173,14 @@ def rows(trials: Sequence[Trial]) -> list[list[str]]:
 
 def _row(group: Sequence[Trial], quiet: float | None) -> list[str]:
     tps = spread(one.per_second for one in group)
-    middle = {name: median(getattr(one, name) for one in group) for name in ("worst_second", "p50", "p95", "p99")}
+    middle = {name: median(getattr(one, name) for one in group) for name in ("worst_second", *LATENCIES)}
     return [
         group[0].case,
         group[0].contender,
         tps.drawn(0),
         "-" if quiet is None else f"{tps.median / quiet:.2f}",
         f"{middle['worst_second']:.0f}",
-        *(f"{middle[name]:.1f}" for name in ("p50", "p95", "p99")),
+        *(f"{middle[name]:.1f}" for name in LATENCIES),
         f"{median(one.backups.wall for one in group):.1f}",
         f"{median(one.backups.cpu for one in group):.1f}",
         f"{median(one.backups.stored for one in group) / MB:.0f}",

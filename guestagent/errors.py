@@ -5,6 +5,7 @@ command line and room for a hint that says what to do about it::
 
     GuestagentError            failed        1   our bug or the world's
       ToolError                tool          1   a child process failed or said something else than success
+        BadLuck                tool          1   it may well succeed at once
       Stalled                  stalled       1   nothing moved for longer than a limit allows
       UsageError               usage         2   a request that cannot be understood
         ConfigError            config        2   an option that is missing or wrong
@@ -70,17 +71,17 @@ class GuestagentError(Exception):
 
 
 class ToolError(GuestagentError):
-    """A child process failed; ``tail`` holds the last lines that it wrote to stderr.
-
-    ``again`` says that it was bad luck: the same may well succeed at once.
-    """
+    """A child process failed; ``tail`` holds the last lines that it wrote to stderr."""
 
     code = "tool"
 
-    def __init__(self, what: str, *, hint: str = "", tail: tuple[str, ...] = (), again: bool = False) -> None:
+    def __init__(self, what: str, *, hint: str = "", tail: tuple[str, ...] = ()) -> None:
         super().__init__(what, hint=hint)
         self.tail = tail
-        self.again = again
+
+
+class BadLuck(ToolError):
+    """A child process met what others did at that very moment: the same may well succeed at once."""
 
 
 class Stalled(GuestagentError):

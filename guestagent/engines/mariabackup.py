@@ -17,7 +17,7 @@ from guestagent.engines import (
     optionfile,
 )
 from guestagent.engines.words import stage_told, told
-from guestagent.errors import ToolError
+from guestagent.errors import BadLuck
 from guestagent.model import Lsn, ServerFacts, Version
 
 _BINLOG = frozenset({"BINLOG MONITOR", "REPLICATION CLIENT", "SUPER"})
@@ -87,11 +87,10 @@ class Mariabackup:
         found = facts.dump_facts(files)
         beyond = found.checkpoints.last - found.checkpoints.end
         if found.checkpoints.begin and beyond < _WANTED_BEYOND:
-            raise ToolError(
+            raise BadLuck(
                 f"{self.tool} ended its copy of the redo log {beyond} bytes beyond the checkpoint,"
                 f" LSN {found.checkpoints.end}",
                 hint=f"a prepare refuses an incremental with fewer than {_WANTED_BEYOND}: take the backup again",
-                again=True,
             )
         return found
 

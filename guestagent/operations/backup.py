@@ -12,7 +12,7 @@ from pathlib import Path
 from guestagent.database import with_defaults
 from guestagent.datadir import durable, incarnation
 from guestagent.engines import DumpFacts, DumpRequest, Flaw
-from guestagent.errors import ChainBroken, Corrupt, GuestagentError, NotFound, ToolError
+from guestagent.errors import BadLuck, ChainBroken, Corrupt, GuestagentError, NotFound, ToolError
 from guestagent.manifest import MAX_TEXT, Backup, Manifest
 from guestagent.model import BackupId, Kind, Version
 from guestagent.operations import checkpoint, open_files, remade
@@ -66,9 +66,8 @@ def backup(host: Host, request: BackupRequest, watch: Watch) -> Backup:
     for _ in range(DUMPS - 1):
         try:
             return _attempt(host, request, ready, watch, span=span)
-        except ToolError as error:
-            unlucky = error.again or ready.engine.unlucky(error.tail)
-            if not (unlucky and _cleared(host, host.catalog.location(instance, request.id))):
+        except BadLuck as error:
+            if not _cleared(host, host.catalog.location(instance, request.id)):
                 raise
             LOG.warning("%s; dumping once more", error.what)
     return _attempt(host, request, ready, watch, span=span)
@@ -173,11 +172,21 @@ def _source(
         gate.heed(stopped)
         count = child.read_into(view, stopped=stopped)
         if not count and not stopped():
-            child.finish(watch)
-            check_confirmed(ready.engine.confirmed(child.tail), child)
+            _finish(child, ready, watch)
         return count
 
     return read
+
+
+def _finish(child: Child, ready: Preflight, watch: Watch) -> None:
+    """Wait for the dump's good end; raises ToolError for a bad one, and BadLuck if its words say so."""
+    try:
+        child.finish(watch)
+    except ToolError as error:
+        if ready.engine.unlucky(error.tail):
+            raise BadLuck(error.what, hint=error.hint, tail=error.tail) from error
+        raise
+    check_confirmed(ready.engine.confirmed(child.tail), child)
 
 
 def check_confirmed(confirmed: bool, child: Child) -> None:

@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from guestagent.datadir.durable import explained
-from guestagent.errors import ToolError
+from guestagent.errors import BadLuck
 
 MYISAM = ".MYI"
 HEAD = 4096
@@ -41,14 +41,13 @@ def look(datadir: Path) -> Tables:
 
 
 def check(datadir: Path, before: Tables) -> None:
-    """Raise ToolError if a table is not the one that it was ``before`` a dump; those that are gone do no harm."""
+    """Raise BadLuck if a table is not the one that it was ``before`` a dump; those that are gone do no harm."""
     changed = sorted(name for name, made in look(datadir).items() if before.get(name) != made)
     if changed:
-        raise ToolError(
+        raise BadLuck(
             f"{len(changed)} tables of Aria or MyISAM were made, altered, renamed or emptied during the dump,"
             f" {changed[0]} among them",
             hint="the tool may lose such tables: back up while nobody does that, or make them InnoDB",
-            again=True,
         )
 
 

@@ -42,7 +42,7 @@ from guestagent.streams.codec import encoder
 from guestagent.streams.crew import Team
 from guestagent.streams.extract import Extraction
 from guestagent.streams.process import Child
-from guestagent.streams.segments import Arrivals, Incoming, Stored, store
+from guestagent.streams.segments import Arrivals, Incoming, Outgoing, Stored, store
 
 CHUNK = 10 << 20
 PAGE = 16 << 10
@@ -222,9 +222,7 @@ def backup(settings: Settings) -> None:
 
         stored = store(
             read,
-            dialect=MBSTREAM,
-            segment_size=settings.segment_size,
-            encode=encoder(settings.compression, settings.level),
+            Outgoing(MBSTREAM, settings.segment_size, encoder(settings.compression, settings.level)),
             put=lambda index, body, sha256: catalog.put_segment(INSTANCE, BACKUP, index, body, sha256),
             team=Team(settings.workers),
             watch=watch,

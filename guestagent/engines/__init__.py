@@ -78,6 +78,7 @@ class Flaw(Enum):
 
     BACKTICKS = "a backtick in the name of a table that is not InnoDB's ends every dump"
     MOVED = "a prepared base may have tables of Aria that a server takes for those of another system"
+    REBUILT = "an incremental lacks most of a table of InnoDB whose rebuild began before its parent ended"
     REMADE = "tables of Aria and MyISAM that are made anew during a dump may be missing from it, or be older"
     RENAMED = "a prepare fails of a tablespace that a link brings whole and under another name"
 

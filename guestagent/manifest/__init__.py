@@ -51,6 +51,9 @@ __all__ = [
     "timestamp",
 ]
 
+LEFT_OUT = "left_out"
+"""A key that is there only where there is something to tell."""
+MAX_SPACE = (1 << 32) - 1
 FORMAT = 1
 """The major format of the manifests that this code writes and the newest that it reads."""
 
@@ -101,6 +104,7 @@ class Manifest:
     """What a backup is.  Written last and once; a backup exists if and only if it does.
 
     Times are UTC.  ``unknown`` keeps the keys that this version does not know, other than those of segments.
+    ``left_out`` are InnoDB's numbers of tablespaces that were being filled, and that no child may bring.
     ``mac`` proves, where the backup is encrypted, that a holder of its key wrote what ``core`` is the digest of;
     ``as_read`` is that digest of the bytes that were read.
     """
@@ -124,6 +128,7 @@ class Manifest:
     started: datetime
     finished: datetime
     segments: tuple[Segment, ...]
+    left_out: tuple[int, ...] = ()
     unknown: Mapping[str, Any] = field(default_factory=dict)
     mac: str | None = None
     as_read: str = field(default="", compare=False, repr=False)
@@ -171,6 +176,7 @@ class Manifest:
             "started": timestamp(self.started),
             "finished": timestamp(self.finished),
             "segments": [vars(segment) for segment in self.segments],
+            **({LEFT_OUT: list(self.left_out)} if self.left_out else {}),
         }
 
     @classmethod
@@ -259,6 +265,7 @@ def _parsed(document: Any) -> Manifest:
         started=top.moment("started"),
         finished=top.moment("finished"),
         segments=segments,
+        left_out=tuple(top.numbers(LEFT_OUT, most=MAX_SPACE)),
     )
     _check_agrees(manifest, top.below("sizes"))
     mac = None if manifest.encryption is None else top.sha256(MAC)

@@ -63,6 +63,13 @@ class Reader:
             raise Corrupt(f"{self._where}: {key} is out of range: {value}")
         return value
 
+    def numbers(self, key: str, *, most: int) -> list[int]:
+        """A list of whole numbers from 0 to ``most``; empty where there is none."""
+        found = self.take(key, list) if key in self._value else []
+        if not all(type(value) is int and 0 <= value <= most for value in found):
+            raise Corrupt(f"{self._where}: {key} has what is no whole number from 0 to {most}")
+        return found
+
     def one_of(self, key: str, *choices: str) -> str:
         """A word out of ``choices``."""
         value = self.text(key)

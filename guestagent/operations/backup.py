@@ -15,7 +15,7 @@ from guestagent.engines import DumpFacts, DumpRequest, Flaw
 from guestagent.errors import BadLuck, ChainBroken, Corrupt, GuestagentError, NotFound, ToolError
 from guestagent.manifest import MAX_TEXT, Backup, Manifest
 from guestagent.model import BackupId, Kind, Version
-from guestagent.operations import checkpoint, open_files, remade
+from guestagent.operations import checkpoint, left_out, open_files, remade
 from guestagent.operations.host import Host, cores, team, unwritable
 from guestagent.operations.preflight import Preflight, check_inside, preflight
 from guestagent.operations.stages import Stages
@@ -26,7 +26,7 @@ from guestagent.streams.codec import encoder
 from guestagent.streams.pace import Gate
 from guestagent.streams.process import Child
 from guestagent.streams.seal import Seal
-from guestagent.streams.segments import Stored, plain, store
+from guestagent.streams.segments import Outgoing, Stored, plain, store
 
 LOG = logging.getLogger(__name__)
 
@@ -48,6 +48,15 @@ class BackupRequest:
     description: str = ""
     parent: str | None = None
     parent_checksum: str | None = None
+
+
+@dataclass(frozen=True)
+class _Dumped:
+    """A dump that is stored: what the tool says of it, and the tablespaces that it has left out."""
+
+    stored: Stored
+    facts: DumpFacts
+    left_out: tuple[int, ...]
 
 
 def backup(host: Host, request: BackupRequest, watch: Watch) -> Backup:
@@ -93,15 +102,15 @@ def _attempt(host: Host, request: BackupRequest, ready: Preflight, watch: Watch,
     instance = ready.incarnation.instance_id
     with host.scratch() as scratch, unfinished(host, host.catalog.location(instance, request.id)):
         data_key = host.catalog.new_data_key(instance, request.id)
-        stored, facts = _dump(host, request, ready, scratch=scratch, watch=watch, data_key=data_key)
-        manifest = _manifest(host, request, ready, stored=stored, facts=facts, span=span)
+        dumped = _dump(host, request, ready, scratch=scratch, watch=watch, data_key=data_key)
+        manifest = _manifest(host, request, ready, dumped, span=span)
         return _publish(host, manifest, ready, watch, data_key=data_key)
 
 
 def _dump(
     host: Host, request: BackupRequest, ready: Preflight, *, scratch: Path, watch: Watch, data_key: bytes
-) -> tuple[Stored, DumpFacts]:
-    """Run the tool and store its stream; gives what was stored and what the tool says of it."""
+) -> _Dumped:
+    """Run the tool and store its stream."""
     wanted = _dump_request(host, ready, scratch)
     instance = ready.incarnation.instance_id
     if checkpoint.wanted(host, incremental=ready.parent is not None):
@@ -118,25 +127,33 @@ def _dump(
     argv = ready.engine.dump_argv(wanted)
     looks = Flaw.REMADE in ready.engine.flaws
     tables = remade.look(ready.server.datadir) if looks else {}
+    brought = left_out.Brought()
+    form = Outgoing(
+        dialect=ready.engine.stream_format,
+        segment_size=host.stream.segment_size,
+        encode=encoder(host.stream.compression, host.stream.level),
+        close=Seal(data_key, request.id).close if data_key else plain,
+        look=brought.note,
+    )
     with (
         Child(argv, stream=True, on_line=stages.hear, hidden=hidden, niceness=host.database.niceness) as child,
         watch.asking(stages.check),
     ):
-        stored = store(
-            _source(child, ready, watch, gate),
-            dialect=ready.engine.stream_format,
-            segment_size=host.stream.segment_size,
-            encode=encoder(host.stream.compression, host.stream.level),
-            put=put,
-            team=team(host, host.stream.workers),
-            watch=watch,
-            close=Seal(data_key, request.id).close if data_key else plain,
-        )
+        source = _source(child, ready, watch, gate)
+        stored = store(source, form, put=put, team=team(host, host.stream.workers), watch=watch)
     facts = ready.engine.facts(read_texts(wanted.facts_dir))
     _check_facts(facts, ready)
     if looks:
         remade.check(ready.server.datadir, tables)
-    return stored, facts
+    return _Dumped(stored, facts, _left_out(ready, brought.spaces, facts))
+
+
+def _left_out(ready: Preflight, brought: set[int], facts: DumpFacts) -> tuple[int, ...]:
+    """What a child of this backup may not bring; raises Refused if this one brings what its parent has left out."""
+    if Flaw.REBUILT not in ready.engine.flaws:
+        return ()
+    left_out.check(ready.halves, brought)
+    return left_out.find(ready.server.datadir, brought, facts.checkpoints.end)
 
 
 def _dump_request(host: Host, ready: Preflight, scratch: Path) -> DumpRequest:
@@ -208,9 +225,8 @@ def _check_facts(facts: DumpFacts, ready: Preflight) -> None:
         )
 
 
-def _manifest(
-    host: Host, request: BackupRequest, ready: Preflight, *, stored: Stored, facts: DumpFacts, span: Span
-) -> Manifest:
+def _manifest(host: Host, request: BackupRequest, ready: Preflight, dumped: _Dumped, *, span: Span) -> Manifest:
+    stored, facts = dumped.stored, dumped.facts
     return Manifest(
         id=request.id,
         name=request.name,
@@ -231,6 +247,7 @@ def _manifest(
         started=span.began,
         finished=span.now,
         segments=stored.segments,
+        left_out=dumped.left_out,
     )
 
 

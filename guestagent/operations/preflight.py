@@ -14,7 +14,7 @@ from guestagent.engines import Engine, Flaw, engine_for, engine_named
 from guestagent.errors import Corrupt, DatabaseError, NotFound, Refused
 from guestagent.manifest import Backup
 from guestagent.model import BackupId, InstanceId, ServerFacts, Version, backup_id
-from guestagent.operations import checkpoint, open_files
+from guestagent.operations import checkpoint, left_out, open_files
 from guestagent.operations.host import Host
 from guestagent.streams.process import output_of
 
@@ -28,13 +28,14 @@ LOCKED = (".MAD", ".MYD", ".CSV", ".ARZ")
 
 @dataclass(frozen=True)
 class Preflight:
-    """What a backup can rely on."""
+    """What a backup can rely on; ``halves`` are tables that it must not bring."""
 
     engine: Engine
     server: ServerFacts
     tool_version: Version
     parent: Backup | None
     incarnation: Incarnation
+    halves: left_out.Halves
 
 
 def preflight(
@@ -69,6 +70,7 @@ def preflight(
         tool_version=tool_version,
         parent=chosen,
         incarnation=own if own and own.instance_id == instance else incarnation.fresh(instance),
+        halves=left_out.halves(server.datadir, chosen.manifest) if chosen is not None else {},
     )
 
 

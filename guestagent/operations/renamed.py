@@ -12,12 +12,11 @@ import logging
 from pathlib import Path
 
 from guestagent.datadir.durable import explained
+from guestagent.operations.tablespace import SPACE_ID
 
 LOG = logging.getLogger(__name__)
 
 NEW = ".new"
-SPACE_ID = slice(34, 38)
-"""Where each page of InnoDB has the number of its tablespace (FIL_PAGE_SPACE_ID in fil0fil.h); 0 is the system's."""
 
 
 def drop_old_names(base: Path, link: Path) -> None:

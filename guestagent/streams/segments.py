@@ -15,7 +15,7 @@ from typing import Protocol
 from guestagent.errors import Corrupt
 from guestagent.manifest import Segment, StreamFacts, digest
 from guestagent.progress import Watch
-from guestagent.streams.chunks import END, whole_chunks
+from guestagent.streams.chunks import END, Chunk, whole_chunks
 from guestagent.streams.codec import Buffer, decode
 from guestagent.streams.crew import LOOK, Crew, Team
 from guestagent.streams.extract import BOUNCE
@@ -34,9 +34,17 @@ Source = Callable[[memoryview, Callable[[], bool]], int]
 """As split.Read, and told by its second argument when to give up waiting."""
 
 
+Look = Callable[[memoryview, Chunk], None]
+"""Looks at a chunk, whole in the memory that it was read from; called from several threads, in any order."""
+
+
 def plain(index: int, last: bool, data: bytes) -> bytes:
     """What closes a segment that is not to be encrypted."""
     return data
+
+
+def no_look(view: memoryview, chunk: Chunk) -> None:
+    """What looks at nothing."""
 
 
 def plainly(index: int, last: bool, data: bytes, into: memoryview) -> bytes:
@@ -52,18 +60,22 @@ class Stored:
     stream: StreamFacts
 
 
-def store(
-    source: Source,
-    *,
-    dialect: str,
-    segment_size: int,
-    encode: Callable[[memoryview], bytes],
-    put: Put,
-    team: Team,
-    watch: Watch,
-    close: Close = plain,
-) -> Stored:
-    """Cut, check, encode, encrypt (``close``) and put a dump's stream; returns once every segment is stored.
+@dataclass(frozen=True)
+class Outgoing:
+    """What becomes of a dump's stream: ``dialect``, and raw bytes in a segment, about.
+
+    ``encode`` compresses a segment, ``close`` encrypts it, and ``look`` sees its chunks before.
+    """
+
+    dialect: str
+    segment_size: int
+    encode: Callable[[memoryview], bytes]
+    close: Close = plain
+    look: Look = no_look
+
+
+def store(source: Source, form: Outgoing, *, put: Put, team: Team, watch: Watch) -> Stored:
+    """Cut, check, encode, encrypt and put a dump's stream; returns once every segment is stored.
 
     Raises the first failure: the dump's, a worker's or the watch's.
     """
@@ -75,18 +87,19 @@ def store(
         return count
 
     def work(_: Buffer, raw: RawSegment) -> None:
-        for _chunk in whole_chunks(raw.view, dialect=dialect):
-            pass  # walking them checks their CRCs, here where it runs in parallel
-        stored = close(raw.index, raw.last, encode(raw.view))
+        for chunk in whole_chunks(raw.view, dialect=form.dialect):  # checks their CRCs, here where it runs in parallel
+            form.look(raw.view, chunk)
+        stored = form.close(raw.index, raw.last, form.encode(raw.view))
         sha256 = digest(stored)
         put(raw.index, stored, sha256)
         segments.append(Segment(raw.index, len(raw.view), len(stored), sha256))
 
-    splitter = Splitter(read, dialect=dialect, segment_size=segment_size, tells_last=close is not plain)
+    tells_last = form.close is not plain
+    splitter = Splitter(read, dialect=form.dialect, segment_size=form.segment_size, tells_last=tells_last)
     crew = Crew(team, workspace=splitter.buffer, take=splitter.take, work=work)
     with crew:
         crew.wait(watch)
-    facts = StreamFacts(format=dialect, files=splitter.files, ordered_from=splitter.ordered_from)
+    facts = StreamFacts(format=form.dialect, files=splitter.files, ordered_from=splitter.ordered_from)
     return Stored(tuple(sorted(segments, key=lambda segment: segment.index)), facts)
 
 

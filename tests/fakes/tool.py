@@ -4,8 +4,9 @@ It talks to no server.  It backs up a small directory as the real tools would st
 type P, S and E, mbstream with P and E), writes the files of --extra-lsndir in the tool's own format, and prepares
 what was extracted.  As the real ones it wants --defaults-file first and readable, refuses unknown options, ignores
 SIGTERM and SIGHUP, says "completed OK!" on stderr, and in a prepare checks nothing but the type and the LSNs.
-A file NAME.new of the source is one that a dump brings whole at its end: prepare makes NAME.ibd of it, as mariabackup
-does, and fails in the end, without a word, if the base has the tablespace (bytes 34 to 37) by another name, too.
+It passes by what is called #sql..., as mariabackup does.  A file NAME.new of the source is one that a dump brings whole
+at its end: prepare makes NAME.ibd of it, as mariabackup does, and fails in the end, without a word, if the base has the
+tablespace (bytes 34 to 37) by another name, too.
 Its own rule for incrementals: they carry every file of InnoDB whole as NAME.delta (with NAME.meta) and the rest as
 it is; prepare moves the deltas over the base, so that they are gone from the incremental directory, and removes
 from the schemas of the base what the incremental does not know: a prepared base equals what the last link saw.
@@ -201,7 +202,8 @@ def contents(incremental: bool) -> dict[str, bytes]:
 
 
 def read_tree(top: str) -> dict[str, bytes]:
-    found = {name: read(os.path.join(top, name)) for name in files_below(top)}
+    names = (name for name in files_below(top) if not os.path.basename(name).startswith("#sql"))
+    found = {name: read(os.path.join(top, name)) for name in names}
     for place in empty_below(top):
         found[f"{place}/db.opt"] = b""
     return dict(sorted(found.items()))
@@ -215,7 +217,8 @@ def as_deltas(whole: Mapping[str, bytes]) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     for name, data in whole.items():
         if is_innodb(name):
-            found[f"{name}.meta"] = b"page_size = 16384\nzip_size = 0\nspace_id = 0\n"
+            space = int.from_bytes(data[34:38], "big")
+            found[f"{name}.meta"] = b"page_size = 16384\nzip_size = 0 \nspace_id = %d\n" % space
             found[f"{name}.delta"] = data
         else:
             found[name] = data

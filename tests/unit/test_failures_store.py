@@ -248,7 +248,7 @@ from pathlib import Path
 from guestagent.progress import Watch
 from guestagent.streams.codec import encoder
 from guestagent.streams.crew import Team
-from guestagent.streams.segments import store
+from guestagent.streams.segments import Outgoing, store
 from tests import wire
 
 def stream(mebibytes):
@@ -266,7 +266,7 @@ def read(view, stopped):
     return count
 
 stored = store(
-    read, dialect="mbstream", segment_size=1 << 20, encode=encoder("none", 1),
+    read, Outgoing(dialect="mbstream", segment_size=1 << 20, encode=encoder("none", 1)),
     put=lambda index, body, sha256: None, team=Team(2), watch=Watch(),
 )
 assert sum(segment.raw_size for segment in stored.segments) > int(sys.argv[1]) << 20

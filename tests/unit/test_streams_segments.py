@@ -28,7 +28,7 @@ from guestagent.streams.codec import NONE, ZSTD, Buffer, encoder
 from guestagent.streams.crew import Team
 from guestagent.streams.extract import Extraction
 from guestagent.streams.process import Child
-from guestagent.streams.segments import Arrivals, Incoming, Proof, Sink, Source, Stored, store
+from guestagent.streams.segments import Arrivals, Incoming, Outgoing, Proof, Sink, Source, Stored, store
 from tests import wire
 from tests.processes import SOON, eventually
 from tests.unit.test_streams_split import NESTED
@@ -65,9 +65,7 @@ def dump(
 ) -> Stored:
     return store(
         wire.source(source) if isinstance(source, bytes) else source,
-        dialect=dialect,
-        segment_size=size,
-        encode=encoder(compression, 1),
+        Outgoing(dialect=dialect, segment_size=size, encode=encoder(compression, 1)),
         put=put or Memory().put,
         team=Team(workers),
         watch=watch or Watch(),

@@ -126,7 +126,7 @@ def _dump(
 
     argv = ready.engine.dump_argv(wanted)
     looks = Flaw.REMADE in ready.engine.flaws
-    tables = remade.look(ready.server.datadir) if looks else {}
+    tables = remade.settled(ready.server.datadir) if looks else {}
     brought = left_out.Brought()
     form = Outgoing(
         dialect=ready.engine.stream_format,

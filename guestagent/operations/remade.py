@@ -13,9 +13,11 @@ second MyISAM was, when the table was made or emptied.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from guestagent.datadir.durable import explained
 from guestagent.errors import BadLuck
@@ -30,8 +32,37 @@ MYISAM_KEYS, MYISAM_SIZES = 18, 21
 MYISAM_SECOND = 144
 """Where, if there were none of either, it would have the 8 bytes of that second (create_time)."""
 
-Tables = Mapping[str, tuple[int, bytes]]
-"""For each table, as DATABASE/TABLE in the words of the filesystem, what changes as it is made anew."""
+SLACK = 0.1
+"""Seconds by which the clock that a server reads may be behind ours (it moves with the kernel's ticks)."""
+PATIENCE = 3.0
+"""Seconds that tables get to grow old enough to be told apart from what is made of them."""
+
+
+class Made(NamedTuple):
+    """What changes as a table is made anew: its file, and Aria's places in the log or ``second``, MyISAM's moment."""
+
+    inode: int
+    places: bytes = b""
+    second: int = 0
+
+
+Tables = Mapping[str, Made]
+"""For each table, as DATABASE/TABLE in the words of the filesystem, how it was made."""
+
+
+def settled(datadir: Path) -> Tables:
+    """As ``look``, such that any table that is made or emptied from now on will differ, or is not among them.
+
+    A table of MyISAM that was made in this very second could be emptied in it, too: the second's end is waited for.
+    """
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        begin = time.time() - SLACK
+        found = look(datadir)
+        present = range(int(begin), int(time.time()) + 1)
+        if not any(made.second in present for made in found.values()) or time.monotonic() > deadline:
+            return {name: made for name, made in found.items() if made.second not in present}
+        time.sleep(SLACK)
 
 
 def look(datadir: Path) -> Tables:
@@ -51,7 +82,7 @@ def check(datadir: Path, before: Tables) -> None:
         )
 
 
-def _found(datadir: Path) -> Iterator[tuple[str, tuple[int, bytes]]]:
+def _found(datadir: Path) -> Iterator[tuple[str, Made]]:
     for path in datadir.glob("*/*.M[AY]I"):
         if path.name.startswith("#sql"):
             continue  # an ALTER TABLE at work, which ends with a table under its own name
@@ -59,10 +90,10 @@ def _found(datadir: Path) -> Iterator[tuple[str, tuple[int, bytes]]]:
             yield str(path.relative_to(datadir).with_suffix("")), _made(path)
 
 
-def _made(path: Path) -> tuple[int, bytes]:
+def _made(path: Path) -> Made:
     with path.open("rb") as file:
         inode, head = os.fstat(file.fileno()).st_ino, file.read(HEAD)
     if path.suffix != MYISAM:
-        return inode, head[ARIA_MADE] + head[ARIA_EMPTIED]
+        return Made(inode, places=head[ARIA_MADE] + head[ARIA_EMPTIED])
     at = MYISAM_SECOND + 8 * sum(head[MYISAM_KEYS : MYISAM_KEYS + 1] + head[MYISAM_SIZES : MYISAM_SIZES + 1])
-    return inode, head[at : at + 8]
+    return Made(inode, second=int.from_bytes(head[at : at + 8], "big"))

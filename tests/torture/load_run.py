@@ -37,6 +37,7 @@ REFUSALS: Mapping[str, re.Pattern[str]] = {
     "no lock in time": re.compile("[Ll]ock wait timeout|for a lock|Deadlock found|Unable to obtain lock"),
     "the redo log was overwritten": re.compile("Was only able to copy log"),
     "the tool stood still": re.compile("no progress for .* (in phase dump|while the server's commits wait)"),
+    "a table was being rebuilt when the parent was taken": re.compile("were being rebuilt when the parent was taken"),
     "a table was changed while the tool read it": re.compile(r"beside/\S+ (twice|among them)"),
 }
 """Why a backup may be refused under a load."""

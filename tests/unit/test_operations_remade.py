@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from guestagent.errors import GuestagentError, Refused, ToolError
+from guestagent.errors import BadLuck, GuestagentError, Refused, ToolError
 from guestagent.operations import remade
 from guestagent.operations.backup import DUMPS
 from guestagent.progress import Watch
@@ -139,3 +139,62 @@ def test_a_datadir_that_cannot_be_looked_at(tables: Path) -> None:
     with pytest.raises(GuestagentError, match=r"cannot look at .*: is a directory \(.*odd.MAI\)") as failed:
         remade.look(tables.parent)
     assert not isinstance(failed.value, Refused)
+
+
+# The same second
+
+
+class Clock:
+    """Time that passes when somebody sleeps."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.5
+        patch.setattr(remade, "time", self)
+
+    def time(self) -> float:
+        return self.now
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.mark.parametrize(
+    ("second", "waits"), [(1000, True), (999, False), (1001, False), (5000, False)], ids=["now", "past", "next", "step"]
+)
+def test_a_table_of_this_second_could_be_emptied_in_it(
+    tables: Path, monkeypatch: pytest.MonkeyPatch, second: int, waits: bool
+) -> None:
+    clock = Clock(monkeypatch)
+    (tables / "isam.MYI").write_bytes(isam(second))
+    found = remade.settled(tables.parent)
+    assert found["shop/isam"].second == second
+    assert (clock.now > 1001 + remade.SLACK) is waits
+
+
+def test_a_clock_that_is_a_tick_behind_is_thought_of(tables: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    clock.now = 1001.01
+    (tables / "isam.MYI").write_bytes(isam(1000))
+    remade.settled(tables.parent)
+    assert clock.now >= 1001 + remade.SLACK
+
+
+def test_tables_that_are_made_all_the_time_count_as_changed(tables: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    sleep = clock.sleep
+
+    def remake(seconds: float) -> None:
+        sleep(seconds)
+        (tables / "isam.MYI").write_bytes(isam(int(clock.now)))
+
+    monkeypatch.setattr(clock, "sleep", remake)
+    (tables / "isam.MYI").write_bytes(isam(int(clock.now)))
+    before = remade.settled(tables.parent)
+    assert "shop/isam" not in before
+    assert "shop/aria" in before
+    assert clock.now < 1001 + 2 * remade.PATIENCE
+    with pytest.raises(BadLuck, match="shop/isam among them"):
+        remade.check(tables.parent, before)

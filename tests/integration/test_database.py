@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -70,7 +69,7 @@ def texts(directory: Path) -> dict[str, str]:
     return {name: (directory / name).read_text() for name in names if (directory / name).exists()}
 
 
-def dump(connection: Connection, place: Path, *, since: int | None = None, wait: int = 5) -> Dump:
+def dump(connection: Connection, place: Path, *, since: int | None = None) -> Dump:
     place.mkdir(exist_ok=True)
     option_file = place / "client.cnf"
     option_file.write_text(ENGINE.option_file(connection))
@@ -80,7 +79,6 @@ def dump(connection: Connection, place: Path, *, since: int | None = None, wait:
         place / "facts",
         since=None if since is None else Lsn(since),
         parallel=2,
-        lock_wait_timeout=wait,
     )
     done = subprocess.run(ENGINE.dump_argv(request), capture_output=True, timeout=60, check=False)
     return Dump(request, done.returncode, done.stdout, done.stderr.decode(errors="replace").splitlines())
@@ -312,18 +310,6 @@ def extracted(stream: bytes, target: Path) -> Path:
     target.mkdir()
     subprocess.run(["mbstream", "-x", "-C", str(target)], input=stream, timeout=60, check=True)
     return target
-
-
-def test_a_lock_that_a_session_holds_is_waited_for_only_so_long(server: MariaDB, tmp_path: Path) -> None:
-    account = server.backup_account()
-    with server.session() as session, session.cursor() as cursor:
-        cursor.execute("LOCK TABLE shop.t WRITE")
-        begin = time.monotonic()
-        done = dump(account, tmp_path / "job", wait=1)
-        assert done.returncode == 1
-        assert time.monotonic() - begin < 50
-        assert "Lock wait timeout exceeded" in done.stderr[-1]
-        assert not ENGINE.confirmed(done.stderr)
 
 
 def test_the_version_of_the_installed_tool(server: MariaDB) -> None:

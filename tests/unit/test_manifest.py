@@ -131,6 +131,23 @@ def test_a_manifest_comes_back_as_it_was() -> None:
         assert again.to_bytes() == manifest.to_bytes()
 
 
+def test_what_was_left_out_is_told_where_there_is_any() -> None:
+    assert b"left_out" not in a_manifest().to_bytes()
+    manifest = a_manifest(left_out=(7, 2**32 - 1))
+    assert b'"left_out":[7,4294967295]' in manifest.to_bytes()
+    assert Manifest.from_bytes(manifest.to_bytes()) == manifest
+
+
+@pytest.mark.parametrize("value", [[-1], [2**32], [True], ["7"], [7.5], [None], [[7]]])
+def test_what_was_left_out_are_numbers(value: list[Any]) -> None:
+    assert refusal(document() | {"left_out": value}).startswith("manifest: left_out has what is no whole number")
+
+
+@pytest.mark.parametrize("value", [7, "7", None, {"7": 7}])
+def test_what_was_left_out_is_a_list(value: Any) -> None:
+    assert refusal(document() | {"left_out": value}).startswith("manifest: left_out is of type ")
+
+
 @given(name=st.text(), gtid=st.text())
 def test_any_text_makes_a_manifest_that_can_be_read(name: str, gtid: str) -> None:
     data = a_manifest(name=name, binlog=Binlog("binlog.000001", 342, gtid)).to_bytes()

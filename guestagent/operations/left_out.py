@@ -12,13 +12,12 @@ So a backup notes which tablespaces it has left out, and an incremental on it th
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 from guestagent.datadir.durable import explained
-from guestagent.errors import Refused
+from guestagent.errors import BadLuck, Refused
 from guestagent.manifest import Manifest
 from guestagent.model import Lsn
 from guestagent.operations.tablespace import FLAGS, HEAD, LSN, SPACE_ID, page_size
@@ -26,6 +25,8 @@ from guestagent.streams.chunks import PAYLOAD, Chunk
 
 UNFINISHED = "#sql"
 """What the names of tables begin with that a statement has not finished yet."""
+LOOKS = 10
+"""How often tables are looked at, at most, while they come and go."""
 Halves = Mapping[int, str]
 """Tablespaces by their numbers, with the names of their tables, as DATABASE/TABLE in the words of the filesystem."""
 _META = re.compile(rb"^space_id = ([0-9]{1,10})$", re.MULTILINE)
@@ -56,7 +57,7 @@ def _space_in(path: bytes, payload: memoryview) -> int:
 def find(datadir: Path, brought: Collection[int], upto: Lsn) -> tuple[int, ...]:
     """The tablespaces that had pages at ``upto``, a dump's to_lsn, and that it has not brought."""
     with explained(f"look at the tablespaces of {datadir}"):
-        return tuple(sorted({space for space, _ in _spaces(datadir, since=upto, but=brought)}))
+        return tuple(sorted(_spaces(datadir, since=upto, but=brought)))
 
 
 def halves(datadir: Path, parent: Manifest) -> Halves:
@@ -67,7 +68,8 @@ def halves(datadir: Path, parent: Manifest) -> Halves:
     if not parent.left_out:
         return {}
     with explained(f"look at the tablespaces of {datadir}"):
-        there = {space: name for space, name in _spaces(datadir, since=parent.lsn.end) if space in parent.left_out}
+        found = _spaces(datadir, since=parent.lsn.end)
+    there = {space: name for space, name in found.items() if space in parent.left_out}
     _refuse(name for name in there.values() if not Path(name).name.startswith(UNFINISHED))
     return there
 
@@ -87,14 +89,34 @@ def _refuse(names: Iterable[str]) -> None:
         )
 
 
-def _spaces(datadir: Path, *, since: Lsn, but: Collection[int] = ()) -> Iterator[tuple[int, str]]:
-    """The tablespaces of single tables that have pages as they were at ``since``, each with its table's name."""
-    for path in datadir.glob("*/*.ibd"):
-        with suppress(FileNotFoundError), path.open("rb") as file:  # dropped since it was listed
-            head = file.read(HEAD)
-            space = int.from_bytes(head[SPACE_ID], "big")
-            if space and space not in but and _is_older(file, page_size(head[FLAGS]), since):
-                yield space, str(path.relative_to(datadir).with_suffix(""))
+def _spaces(datadir: Path, *, since: Lsn, but: Collection[int] = ()) -> Halves:
+    """The tablespaces of single tables that have pages as they were at ``since``.
+
+    One that is renamed between its listing and our look may lie where we have looked already: then all are looked at
+    again.  Raises BadLuck if that goes on and on.
+    """
+    found: dict[int, str] = {}
+    for _ in range(LOOKS):
+        whole = True
+        for path in datadir.glob("*/*.ibd"):
+            try:
+                space = _space_since(path, since, but)
+            except FileNotFoundError:
+                whole = False
+                continue
+            if space:
+                found[space] = str(path.relative_to(datadir).with_suffix(""))
+        if whole:
+            return found
+    raise BadLuck("tables were dropped or renamed each time that they were looked at", hint="back up when that is over")
+
+
+def _space_since(path: Path, since: Lsn, but: Collection[int]) -> int:
+    """The number of a file's tablespace if it has pages as they were at ``since`` and is none of ``but``, or 0."""
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+        space = int.from_bytes(head[SPACE_ID], "big")
+        return space if space and space not in but and _is_older(file, page_size(head[FLAGS]), since) else 0
 
 
 def _is_older(file: BinaryIO, size: int, moment: Lsn) -> bool:

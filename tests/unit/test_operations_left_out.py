@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from guestagent.errors import GuestagentError, Refused
+from guestagent.errors import BadLuck, GuestagentError, Refused
 from guestagent.manifest import Manifest
 from guestagent.model import Checkpoints, Lsn
 from guestagent.operations import left_out
@@ -88,10 +89,31 @@ def test_what_was_there_and_was_not_brought(tmp_path: Path) -> None:
     assert left_out.find(tmp_path, {1}, Lsn(100)) == (2, 4)
 
 
-def test_a_table_that_is_dropped_meanwhile_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rebuild_that_ends_while_we_look_is_seen_by_its_other_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both names were listed; the table's was looked at before, and the other one is not there any more."""
     lay(tmp_path, "d/t.ibd", table(1, 50))
-    monkeypatch.setattr(Path, "glob", lambda *_: iter([tmp_path / "d" / "gone.ibd", tmp_path / "d" / "t.ibd"]))
-    assert left_out.find(tmp_path, (), Lsn(100)) == (1,)
+    lay(tmp_path, "d/#sql-alter-1-2.ibd", table(2, 50))
+    real, seen = Path.open, []
+
+    def late(path: Path, *words: Any) -> Any:
+        if path.name == "#sql-alter-1-2.ibd":
+            path.rename(tmp_path / "d" / "t.ibd")
+        seen.append(path.name)
+        return real(path, *words)
+
+    monkeypatch.setattr(Path, "open", late)
+    listed = [[tmp_path / "d" / "t.ibd", tmp_path / "d" / "#sql-alter-1-2.ibd"], [tmp_path / "d" / "t.ibd"]]
+    monkeypatch.setattr(Path, "glob", lambda *_: iter(listed.pop(0)))
+    assert left_out.find(tmp_path, {1}, Lsn(100)) == (2,)
+    assert seen == ["t.ibd", "#sql-alter-1-2.ibd", "t.ibd"]
+
+
+def test_tables_that_go_each_time_are_bad_luck(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "glob", lambda *_: iter([tmp_path / "d" / "gone.ibd"]))
+    with pytest.raises(BadLuck, match="each time that they were looked at"):
+        left_out.find(tmp_path, (), Lsn(100))
 
 
 def test_what_cannot_be_looked_at_is_told(tmp_path: Path) -> None:
